@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/view.hpp>
+
+#include <concepts>
+
+namespace purekv::inline v0_1 {
+
+/// Where the tokens of one (sequence, KV head) lie: slots [begin, begin + capacity), the first `length` in use.
+struct extent {
+  std::int64_t begin = 0;
+  std::int32_t length = 0;
+  std::int32_t capacity = 0;
+};
+
+/// Consecutive cached tokens of one head at a constant stride: row i at keys + i * stride, position at positions[i].
+/// `tokens` counts slots up to where the run ends (a head's capacity here; a page's end in a paged cache).
+template <class T> struct token_run {
+  T* keys;
+  T* values;
+  std::int32_t* positions;
+  std::ptrdiff_t stride;
+  std::int32_t tokens;
+};
+
+/// A cache: for each (sequence, KV head) a growing list of tokens with key, value and position, positions ascending.
+/// Models: contiguous_cache, ragged_cache. Operations walk a head by `run`s and so never assume one block of memory.
+template <class C>
+concept Cache = Element<typename C::element> && std::is_trivially_copyable_v<C> &&
+                requires(C const& c, std::int32_t i, std::int32_t n) {
+                  { c.sequences } -> std::convertible_to<std::int32_t>;
+                  { c.kv_heads } -> std::convertible_to<std::int32_t>;
+                  { c.dim } -> std::convertible_to<std::int32_t>;
+                  { c.length(i, i) } -> std::same_as<std::int32_t>;
+                  { c.capacity(i, i) } -> std::same_as<std::int32_t>;
+                  { c.set_length(i, i, n) } -> std::same_as<void>;
+                  { c.run(i, i, n) } -> std::same_as<token_run<typename C::element>>;
+                  { c.slot(i, i, n) } -> std::same_as<std::int64_t>;
+                  { c.check() } -> std::same_as<status>;
+                };
+
+/// k, v : [sequences, kv_heads, capacity, dim] with strides (elements, the same for keys and values), dim contiguous.
+/// positions : [sequences, kv_heads, capacity]; lengths : [sequences, kv_heads].
+template <class T> struct contiguous_cache {
+  using element = T;
+  T* keys = nullptr;
+  T* values = nullptr;
+  std::int32_t* positions = nullptr;
+  std::int32_t* lengths = nullptr;
+  std::int32_t sequences = 0, kv_heads = 0, tokens = 0, dim = 0;  // tokens: capacity of every head
+  std::ptrdiff_t sequence_stride = 0, head_stride = 0, token_stride = 0;
+
+  PUREKV_INLINE std::int32_t length(std::int32_t sequence, std::int32_t head) const {
+    return lengths[sequence * kv_heads + head];
+  }
+  PUREKV_INLINE std::int32_t capacity(std::int32_t, std::int32_t) const { return tokens; }
+  PUREKV_INLINE void set_length(std::int32_t sequence, std::int32_t head, std::int32_t length) const {
+    lengths[sequence * kv_heads + head] = length;
+  }
+  PUREKV_INLINE std::int64_t slot(std::int32_t sequence, std::int32_t head, std::int32_t token) const {
+    return (std::int64_t{sequence} * kv_heads + head) * tokens + token;
+  }
+  PUREKV_INLINE token_run<T> run(std::int32_t sequence, std::int32_t head, std::int32_t token) const {
+    std::ptrdiff_t const at = sequence * sequence_stride + head * head_stride + token * token_stride;
+    return {keys + at, values + at, positions + slot(sequence, head, token), token_stride, tokens - token};
+  }
+
+  /// Says whether the view itself makes sense: sizes, overlap, overflow, null data, lengths within capacity.
+  PUREKV_INLINE status check() const;
+};
+
+/// k, v : [slots, dim], dim contiguous, rows `token_stride` elements apart; positions : [slots];
+/// extents : [sequences, kv_heads], disjoint. What per-head eviction leaves, and grows by `append`.
+template <class T> struct ragged_cache {
+  using element = T;
+  T* keys = nullptr;
+  T* values = nullptr;
+  std::int32_t* positions = nullptr;
+  extent* extents = nullptr;
+  std::int32_t sequences = 0, kv_heads = 0, dim = 0;
+  std::int64_t slots = 0;
+  std::ptrdiff_t token_stride = 0;
+
+  PUREKV_INLINE extent& at(std::int32_t sequence, std::int32_t head) const {
+    return extents[sequence * kv_heads + head];
+  }
+  PUREKV_INLINE std::int32_t length(std::int32_t sequence, std::int32_t head) const {
+    return at(sequence, head).length;
+  }
+  PUREKV_INLINE std::int32_t capacity(std::int32_t sequence, std::int32_t head) const {
+    return at(sequence, head).capacity;
+  }
+  PUREKV_INLINE void set_length(std::int32_t sequence, std::int32_t head, std::int32_t length) const {
+    at(sequence, head).length = length;
+  }
+  PUREKV_INLINE std::int64_t slot(std::int32_t sequence, std::int32_t head, std::int32_t token) const {
+    return at(sequence, head).begin + token;
+  }
+  PUREKV_INLINE token_run<T> run(std::int32_t sequence, std::int32_t head, std::int32_t token) const {
+    std::int64_t const first = slot(sequence, head, token);
+    return {keys + first * token_stride, values + first * token_stride, positions + first, token_stride,
+            capacity(sequence, head) - token};
+  }
+
+  PUREKV_INLINE status check() const;
+};
+
+template <class T> PUREKV_INLINE status contiguous_cache<T>::check() const {
+  if (sequences <= 0 || kv_heads <= 0 || dim <= 0 || tokens < 0)
+    return {errc::bad_shape, "contiguous_cache: sequences, kv_heads and dim must be positive, tokens not negative"};
+  if (tokens > 0 && (keys == nullptr || values == nullptr || positions == nullptr))
+    return {errc::null_data, "contiguous_cache: keys, values or positions is null"};
+  if (lengths == nullptr) return {errc::null_data, "contiguous_cache: lengths is null"};
+  // Rows may be [head, token] or [token, head] in memory; either way no two of them may overlap.
+  std::ptrdiff_t inner = 0, outer = 0, row = 0, all = 0;
+  bool const head_outer = head_stride >= token_stride;
+  if (__builtin_mul_overflow(std::ptrdiff_t{head_outer ? tokens : kv_heads}, head_outer ? token_stride : head_stride,
+                             &inner) ||
+      __builtin_mul_overflow(std::ptrdiff_t{head_outer ? kv_heads : tokens}, head_outer ? head_stride : token_stride,
+                             &outer) ||
+      __builtin_mul_overflow(std::ptrdiff_t{sequences}, sequence_stride, &all) ||
+      __builtin_mul_overflow(all, std::ptrdiff_t{sizeof(T)}, &row) ||
+      __builtin_mul_overflow(std::ptrdiff_t{sequences} * kv_heads, std::ptrdiff_t{tokens}, &row))
+    return {errc::bad_shape, "contiguous_cache: sizes overflow 64 bits"};
+  bool const overlap = (tokens > 1 && token_stride < dim) || (kv_heads > 1 && head_stride < dim) ||
+                       (tokens > 1 && kv_heads > 1 && (head_outer ? head_stride : token_stride) < inner) ||
+                       (sequences > 1 && tokens > 0 && sequence_stride < outer);
+  if (overlap) return {errc::bad_shape, "contiguous_cache: strides overlap"};
+  for (std::int32_t i = 0; i < sequences * kv_heads; ++i)
+    if (lengths[i] < 0 || lengths[i] > tokens)
+      return {errc::bad_shape, "contiguous_cache: a length is negative or larger than the capacity"};
+  return {};
+}
+
+template <class T> PUREKV_INLINE status ragged_cache<T>::check() const {
+  if (sequences <= 0 || kv_heads <= 0 || dim <= 0 || slots < 0)
+    return {errc::bad_shape, "ragged_cache: sequences, kv_heads and dim must be positive, slots not negative"};
+  if (slots > 0 && (keys == nullptr || values == nullptr || positions == nullptr))
+    return {errc::null_data, "ragged_cache: keys, values or positions is null"};
+  if (extents == nullptr) return {errc::null_data, "ragged_cache: extents is null"};
+  std::int64_t elements = 0;
+  if (__builtin_mul_overflow(slots, std::int64_t{token_stride}, &elements) ||
+      __builtin_mul_overflow(elements, std::int64_t{sizeof(T)}, &elements))
+    return {errc::bad_shape, "ragged_cache: sizes overflow 64 bits"};
+  if (slots > 1 && token_stride < dim) return {errc::bad_shape, "ragged_cache: strides overlap"};
+  std::int64_t end = 0;
+  for (std::int32_t i = 0; i < sequences * kv_heads; ++i) {
+    extent const& e = extents[i];
+    if (e.length < 0 || e.length > e.capacity)
+      return {errc::bad_shape, "ragged_cache: a length is negative or larger than the capacity"};
+    if (e.begin < end || e.begin + e.capacity > slots)
+      return {errc::bad_shape, "ragged_cache: extents overlap, do not ascend or exceed the slots"};
+    end = e.begin + e.capacity;
+  }
+  return {};
+}
+
+}  // namespace purekv::inline v0_1
