@@ -28,17 +28,17 @@ template <class T> struct token_run {
 /// Models: contiguous_cache, ragged_cache. Operations walk a head by `run`s and so never assume one block of memory.
 template <class C>
 concept Cache = Element<typename C::element> && std::is_trivially_copyable_v<C> &&
-                requires(C const& c, std::int32_t i, std::int32_t n) {
-                  { c.sequences } -> std::convertible_to<std::int32_t>;
-                  { c.kv_heads } -> std::convertible_to<std::int32_t>;
-                  { c.dim } -> std::convertible_to<std::int32_t>;
-                  { c.length(i, i) } -> std::same_as<std::int32_t>;
-                  { c.capacity(i, i) } -> std::same_as<std::int32_t>;
-                  { c.set_length(i, i, n) } -> std::same_as<void>;
-                  { c.run(i, i, n) } -> std::same_as<token_run<typename C::element>>;
-                  { c.slot(i, i, n) } -> std::same_as<std::int64_t>;
-                  { c.check() } -> std::same_as<status>;
-                };
+    requires(C const& c, std::int32_t i, std::int32_t n) {
+  { c.sequences } -> std::convertible_to<std::int32_t>;
+  { c.kv_heads } -> std::convertible_to<std::int32_t>;
+  { c.dim } -> std::convertible_to<std::int32_t>;
+  { c.length(i, i) } -> std::same_as<std::int32_t>;
+  { c.capacity(i, i) } -> std::same_as<std::int32_t>;
+  { c.set_length(i, i, n) } -> std::same_as<void>;
+  { c.run(i, i, n) } -> std::same_as<token_run<typename C::element>>;
+  { c.slot(i, i, n) } -> std::same_as<std::int64_t>;
+  { c.check() } -> std::same_as<status>;
+};
 
 /// k, v : [sequences, kv_heads, capacity, dim] with strides (elements, the same for keys and values), dim contiguous.
 /// positions : [sequences, kv_heads, capacity]; lengths : [sequences, kv_heads].

@@ -13,8 +13,9 @@ template <class E, class B, class P, selection_scope Scope = selection_scope::kv
   static_assert(Estimator<E>, "compressor: the first policy is not a purekv::Estimator (docs/concepts.md)");
   static_assert(Budget<B>, "compressor: the second policy is not a purekv::Budget (docs/concepts.md)");
   static_assert(Protect<P>, "compressor: the third policy is not a purekv::Protect (docs/concepts.md)");
-  static_assert(!Estimator<E> || requires { requires E::rows == score_rows::kv_heads; },
-                "compressor: the estimator scores query heads; wrap it in group_mean, group_max, head_mean or head_max");
+  static_assert(
+      !Estimator<E> || requires { requires E::rows == score_rows::kv_heads; },
+      "compressor: the estimator scores query heads; wrap it in group_mean, group_max, head_mean or head_max");
   using estimator_type = E;
   static constexpr selection_scope scope = Scope;
 

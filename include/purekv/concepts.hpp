@@ -19,7 +19,8 @@ concept Policy = std::is_trivially_copyable_v<P> && std::copyable<P>;
 
 /// Which (query, key) pairs are computed: visible(head, q, k) for a query head and two positions. The library adds
 /// causality (k <= q); a pattern only ever hides more. Optional members, found by `requires`:
-///   runs(q_first, q_last, emit)  calls emit(k_first, k_last, full) for ascending, disjoint ranges of key positions that
+///   runs(q_first, q_last, emit)  calls emit(k_first, k_last, full) for ascending, disjoint ranges of key positions
+///   that
 ///                                hold every key some query in [q_first, q_last] sees; full: all of them see all of it
 ///   tile_end(q)                  the first position after q that must not share a query tile with q
 ///   tile_rows                    static: how many rows (query x head of the group) a query tile should have

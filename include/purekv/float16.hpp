@@ -29,13 +29,9 @@ struct half {
   half() = default;
   PUREKV_INLINE explicit half(float value) : bits(round(std::bit_cast<std::uint32_t>(value))) {}
   template <class U>
-    requires is_half_like<U>
-  PUREKV_INLINE half(U value) : bits(std::bit_cast<std::uint16_t>(value)) {}
+  requires is_half_like<U> PUREKV_INLINE half(U value) : bits(std::bit_cast<std::uint16_t>(value)) {}
   template <class U>
-    requires is_half_like<U>
-  PUREKV_INLINE operator U() const {
-    return std::bit_cast<U>(bits);
-  }
+  requires is_half_like<U> PUREKV_INLINE operator U() const { return std::bit_cast<U>(bits); }
 
   PUREKV_INLINE explicit operator float() const {
     std::uint32_t const sign = (bits & 0x8000u) << 16;
@@ -71,13 +67,9 @@ struct bfloat16 {
   bfloat16() = default;
   PUREKV_INLINE explicit bfloat16(float value) : bits(round(std::bit_cast<std::uint32_t>(value))) {}
   template <class U>
-    requires is_bfloat16_like<U>
-  PUREKV_INLINE bfloat16(U value) : bits(std::bit_cast<std::uint16_t>(value)) {}
+  requires is_bfloat16_like<U> PUREKV_INLINE bfloat16(U value) : bits(std::bit_cast<std::uint16_t>(value)) {}
   template <class U>
-    requires is_bfloat16_like<U>
-  PUREKV_INLINE operator U() const {
-    return std::bit_cast<U>(bits);
-  }
+  requires is_bfloat16_like<U> PUREKV_INLINE operator U() const { return std::bit_cast<U>(bits); }
 
   PUREKV_INLINE explicit operator float() const { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
 
