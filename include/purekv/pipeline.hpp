@@ -1,0 +1,522 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/append.hpp>
+#include <purekv/attend.hpp>
+#include <purekv/compact.hpp>
+#include <purekv/compressor.hpp>
+#include <purekv/decode.hpp>
+#include <purekv/detail/carve.hpp>
+#include <purekv/detail/prompt_cache.hpp>
+#include <purekv/schedule.hpp>
+#include <purekv/score.hpp>
+#include <purekv/select.hpp>
+
+namespace purekv::inline v0_1 {
+
+struct model_shape {
+  std::int32_t layers = 0, heads = 0, kv_heads = 0, dim = 0;
+};
+
+/// The memory of one layer, all of it the caller's.
+/// full : the prompt's keys and values while the layer needs all of them, [sequences, kv_heads, >= tokens, dim]. Layers
+///        that do not keep it (keeps_full) may share one; a deferred layer has its own until it is released.
+/// kept : what the layer keeps, growing while decoding; kept_slots() slots, extents laid out by the pipeline. Needed
+///        from the call for layer evicts_at() on.
+template <class T> struct layer_storage {
+  contiguous_cache<T> full;
+  ragged_cache<T> kept;
+};
+
+/// What a schedule costs for one prompt. Bytes count keys, values and positions, the room for new tokens included.
+struct pipeline_cost {
+  std::int64_t peak_bytes = 0;    // while the prompt passes, layer by layer, memory taken as late as possible
+  std::int64_t steady_bytes = 0;  // afterwards
+  std::int64_t full_bytes = 0;    // a cache that keeps everything
+  double pairs = 0;       // (query head, key) pairs computed; for prune-first layers with kept tokens evenly spread
+  double full_pairs = 0;  // the same with every layer attending to all that its pattern shows
+};
+
+}  // namespace purekv::inline v0_1
+
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+
+/// A compressor and a pattern over all layers of a model: told once about the model and its schedule, called once per
+/// layer. A small host value that owns no memory: `begin` lends it some for a prompt. `prefill` and `decode` run on the
+/// caller's threads like every operation; an error leaves every `kept` as it was, `full` is scratch.
+template <class Compressor, Pattern P> class pipeline {
+  using estimator = typename Compressor::estimator_type;
+  static constexpr bool cross_layer = CrossLayerEstimator<estimator>;
+
+ public:
+  pipeline(model_shape const& model, schedule const& plan, Compressor const& compressor, P const& pattern)
+      : model_(model), schedule_(plan), compressor_(compressor), pattern_(pattern) {}
+
+  status check() const {
+    if (model_.layers <= 0 || model_.heads <= 0 || model_.kv_heads <= 0 || model_.dim <= 0)
+      return {errc::bad_shape, "pipeline: layers, heads, kv_heads and dim must be positive"};
+    if (model_.heads % model_.kv_heads != 0) return {errc::bad_shape, "pipeline: heads is not a multiple of kv_heads"};
+    if (schedule_.layer_count != model_.layers)
+      return {errc::mismatch, "pipeline: the schedule and the model differ in their number of layers"};
+    if (status const s = validate(schedule_); !s.ok()) return s;
+    if (!cross_layer && schedule_.band_count > 0)
+      return {errc::bad_policy, "pipeline: the schedule names a source but the estimator is not a cross_layer"};
+    return compressor_.budget.check();
+  }
+
+  /// False for layers that never evict: their prompt goes straight into `kept`.
+  bool needs_full(std::int32_t layer) const { return schedule_.layers[layer].when != evict_when::never; }
+  /// True for deferred layers.
+  bool keeps_full(std::int32_t layer) const { return schedule_.layers[layer].when == evict_when::deferred; }
+  /// The layer whose prefill call fills `kept` of this one.
+  std::int32_t evicts_at(std::int32_t layer) const { return schedule_.evicts_at(layer); }
+  /// Whether `full` of this layer is not needed any more for this prompt.
+  bool released(std::int32_t layer) const { return state_.evicted[layer] != 0; }
+
+  /// Tokens a head of this layer keeps of a prompt (on average over heads, for budgets across heads).
+  std::int32_t kept_tokens(std::int32_t layer, std::int32_t prompt_tokens) const {
+    if (!needs_full(layer) || prompt_tokens <= 0) return prompt_tokens;
+    std::int32_t const budget = compressor_.budget.keep(budget_input{prompt_tokens, layer, model_.layers});
+    std::int32_t pinned = 0;
+    for (std::int32_t p = 0; p < prompt_tokens; ++p) pinned += compressor_.protect.pinned(p, prompt_tokens - 1);
+    std::int32_t const keep = budget > pinned ? budget : pinned;
+    return keep < prompt_tokens ? keep : prompt_tokens;
+  }
+
+  /// Slots that `kept` of this layer needs for one sequence; sum them for a batch.
+  std::int64_t kept_slots(std::int32_t layer, std::int32_t prompt_tokens, std::int32_t new_tokens) const {
+    return std::int64_t{model_.kv_heads} * (std::int64_t{kept_tokens(layer, prompt_tokens)} + new_tokens);
+  }
+
+  /// Memory `begin` wants for prompts of at most `prompt_tokens` tokens.
+  std::size_t state_bytes(std::int32_t sequences, std::int32_t prompt_tokens) const {
+    detail::carve memory;
+    take_state(memory, sequences, prompt_tokens);
+    return memory.bytes();
+  }
+
+  /// Memory `prefill` wants for this prompt; only the shape and the positions of `q` are read. T: the caches' element.
+  template <Element T, class TQ> std::size_t prefill_workspace(cpu exec, query_view<TQ> const& q) const {
+    prefill_memory<T, TQ> memory;
+    return memory.take(*this, exec, q, detail::prompt_cache<T>{q.batch, model_.kv_heads, model_.dim, q.rows.tokens},
+                       detail::carve{});
+  }
+
+  /// Memory `decode` wants for queries of this shape, up to the capacity of `kept`.
+  template <class T, class TQ>
+  std::size_t decode_workspace(cpu exec, std::int32_t layer, query_view<TQ> const& q,
+                               layer_storage<T> const* storage) const {
+    return purekv::decode_workspace(exec, pattern_, q, detail::full_cache<T>{storage[layer].kept}, attend_taps{});
+  }
+
+  /// Starts a prompt: tokens[s] tokens for sequence s, and room for new_tokens more each. `state` is lent until the
+  /// next begin. One thread calls it.
+  status begin(std::int32_t sequences, std::int32_t const* tokens, std::int32_t new_tokens, workspace state) {
+    if (status const s = check(); !s.ok()) return s;
+    if (sequences <= 0 || new_tokens < 0)
+      return {errc::bad_shape, "pipeline::begin: sequences must be positive, new_tokens not negative"};
+    if (tokens == nullptr) return {errc::null_data, "pipeline::begin: tokens is null"};
+    std::int32_t longest = 0;
+    for (std::int32_t s = 0; s < sequences; ++s) {
+      if (tokens[s] < 0) return {errc::bad_shape, "pipeline::begin: a prompt has a negative number of tokens"};
+      longest = tokens[s] > longest ? tokens[s] : longest;
+    }
+    detail::carve memory{state};
+    prompt_state const next = take_state(memory, sequences, longest);
+    if (!memory.fits()) return {errc::workspace_too_small, "pipeline::begin: state smaller than state_bytes()"};
+    state_ = next;
+    state_.sequences = sequences;
+    state_.longest = longest;
+    state_.new_tokens = new_tokens;
+    for (std::int32_t s = 0; s < sequences; ++s) state_.tokens[s] = tokens[s];
+    for (std::int32_t l = 0; l < model_.layers; ++l) state_.fed[l] = state_.evicted[l] = 0;
+    for (std::int32_t b = 0; b < schedule_.band_count; ++b) state_.scored[b] = 0;
+    return {};
+  }
+
+  /// One layer of the prompt: caches k and v, attends, and evicts what the schedule says is due, in this layer and in
+  /// those that were waiting for it. Layers come in order, each with all queries of the prompt in one call; only where
+  /// no layer ever evicts may the prompt come in chunks.
+  /// q : [heads, queries, dim], k, v : [kv_heads, queries, dim], out : [heads, queries, dim], storage : [layers].
+  template <class TQ, class TI, class T, class TO>
+  status prefill(cpu exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> k, rows_view<TI const> v,
+                 layer_storage<T> const* storage, rows_view<TO> out, workspace work) const {
+    if (status const s = check_call(layer, q, k, v, storage, out); !s.ok()) return s;
+    if (status const s = check_prompt(layer, q, storage); !s.ok()) return s;
+    layer_plan const& plan = schedule_.layers[layer];
+    layer_storage<T> const& own = storage[layer];
+    exec.sync();  // every rank has checked; from here on lengths and state change
+
+    if (plan.when == evict_when::never) {
+      if (exec.rank() == 0 && state_.fed[layer] == 0) lay_out_whole(own.kept);
+      exec.sync();
+      return prefill_whole(exec, layer, q, k, v, own.kept, out, work);
+    }
+
+    prefill_memory<T, TQ> memory;
+    detail::carve carved{work};
+    memory.take(*this, exec, q, detail::prompt_cache<T>{q.batch, model_.kv_heads, model_.dim, q.rows.tokens}, carved);
+    if (!memory.fits)
+      return {errc::workspace_too_small, "pipeline::prefill: workspace smaller than prefill_workspace()"};
+
+    if (exec.rank() == 0)
+      for (std::int32_t i = 0; i < state_.sequences * model_.kv_heads; ++i) own.full.lengths[i] = 0;
+    exec.sync();
+    if (status const s = append(exec, k, v, q.batch, own.full); !s.ok()) return s;
+    status const result = plan.when == evict_when::before_attending
+                              ? prune_then_attend(exec, layer, q, own, out, memory)
+                              : attend_then_evict(exec, layer, q, storage, out, memory);
+    if (exec.rank() == 0 && result.ok()) state_.fed[layer] = q.rows.tokens;
+    exec.sync();
+    return result;
+  }
+
+  /// One or few new tokens per sequence: caches k and v, attends to what the layer keeps. Same arguments as prefill.
+  template <class TQ, class TI, class T, class TO>
+  status decode(cpu exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> k, rows_view<TI const> v,
+                layer_storage<T> const* storage, rows_view<TO> out, workspace work) const {
+    if (status const s = check_call(layer, q, k, v, storage, out); !s.ok()) return s;
+    bool const ready = needs_full(layer) ? released(layer) : state_.fed[layer] > 0 || state_.longest == 0;
+    if (!ready) return {errc::not_ready, "pipeline::decode: this layer has not been through its prompt yet"};
+    if (status const s = append(exec, k, v, q.batch, storage[layer].kept); !s.ok()) return s;
+    status const result = purekv::decode(exec, pattern_, q, storage[layer].kept, out, attend_taps{}, work);
+    if (!result.ok()) take_back(exec, q, storage[layer].kept);
+    return result;
+  }
+
+  /// For prompts of so many tokens in caches whose elements have `element_bytes` bytes, one sequence.
+  pipeline_cost cost(std::int32_t prompt_tokens, std::int32_t new_tokens, std::int32_t element_bytes) const {
+    std::int64_t const slot = std::int64_t{2} * model_.dim * element_bytes + std::int64_t{sizeof(std::int32_t)};
+    std::int64_t const full = std::int64_t{model_.kv_heads} * prompt_tokens * slot;
+    double const visible = visible_pairs(prompt_tokens) * model_.heads;
+    pipeline_cost cost;
+    for (std::int32_t l = 0; l < model_.layers; ++l) {
+      std::int64_t live = 0;
+      for (std::int32_t other = 0; other < model_.layers; ++other) {
+        if (evicts_at(other) <= l) live += kept_slots(other, prompt_tokens, new_tokens) * slot;
+        if (keeps_full(other) && other <= l && l <= evicts_at(other)) live += full;
+      }
+      if (needs_full(l) && !keeps_full(l)) live += full;
+      cost.peak_bytes = live > cost.peak_bytes ? live : cost.peak_bytes;
+      cost.steady_bytes += kept_slots(l, prompt_tokens, new_tokens) * slot;
+      cost.full_bytes += std::int64_t{model_.kv_heads} * (std::int64_t{prompt_tokens} + new_tokens) * slot;
+      bool const pruned = schedule_.layers[l].when == evict_when::before_attending && prompt_tokens > 0;
+      double const share = pruned ? static_cast<double>(kept_tokens(l, prompt_tokens)) / prompt_tokens : 1.0;
+      cost.pairs += visible * share;
+      cost.full_pairs += visible;
+    }
+    return cost;
+  }
+
+  /// The schedule in words with its cost. Allocates the string; for people, not for engines.
+  std::string describe(std::int32_t prompt_tokens, std::int32_t new_tokens, std::int32_t element_bytes) const {
+    if (status const s = check(); !s.ok()) return s.message;
+    pipeline_cost const c = cost(prompt_tokens, new_tokens, element_bytes);
+    auto percent = [](double part, double whole) {
+      return std::to_string(static_cast<int>(whole > 0 ? 100 * part / whole + 0.5 : 0)) + " %";
+    };
+    auto bytes = [&](std::int64_t n) {
+      return std::to_string(n) + " bytes (" + percent(static_cast<double>(n), static_cast<double>(c.full_bytes)) +
+             " of a full cache)";
+    };
+    return purekv::describe(schedule_) + "peak " + bytes(c.peak_bytes) + ", steady " + bytes(c.steady_bytes) +
+           ", pairs computed " + percent(c.pairs, c.full_pairs) + "\n";
+  }
+
+ private:
+  struct prompt_state {
+    std::int32_t sequences = 0, longest = 0, new_tokens = 0;
+    std::int32_t* tokens = nullptr;     // [sequences]
+    std::int32_t* positions = nullptr;  // [sequences, longest]
+    std::int32_t* fed = nullptr;        // [layers] queries seen
+    std::int32_t* evicted = nullptr;    // [layers]
+    std::int32_t* scored = nullptr;     // [bands] layers scored
+    float* scores = nullptr;            // [bands, sequences, kv_heads, longest]
+  };
+
+  /// Everything a prefill call needs beside the operations' own workspaces.
+  template <class T, class TQ> struct prefill_memory {
+    float* lse;         // [heads, queries]
+    float* scores;      // [sequences, kv_heads, longest]
+    float* own_source;  // the same, for a cross_layer that is its own source
+    selection kept;
+    workspace rest;  // lent to one operation after the other
+    bool fits;
+
+    std::size_t take(pipeline const& p, cpu exec, query_view<TQ> const& q, detail::prompt_cache<T> const& cache,
+                     detail::carve memory) {
+      std::int32_t const sequences = cache.sequences, kv_heads = cache.kv_heads;
+      std::int32_t longest = 0;
+      for (std::int32_t s = 0; s < sequences; ++s)
+        longest = cache.length(s, 0) > longest ? cache.length(s, 0) : longest;
+      std::int64_t const rows = std::int64_t{sequences} * kv_heads;
+      std::int64_t const queries = q.rows.tokens;
+      lse = memory.take<float>(p.model_.heads * queries);
+      scores = memory.take<float>(rows * longest);
+      own_source = memory.take<float>(cross_layer ? rows * longest : 0);
+      kept = {.offset = memory.take<std::int64_t>(rows + 1),
+              .token = memory.take<std::int32_t>(kv_heads * queries),
+              .capacity = kv_heads * queries,
+              .rows = static_cast<std::int32_t>(Compressor::scope == selection_scope::layer ? sequences : rows),
+              .scope = Compressor::scope};
+      attend_taps taps{.lse = lse, .lse_stride = queries};
+      std::size_t most = attend_workspace(exec, p.pattern_, q, cache, taps);
+      auto cover = [&](std::size_t bytes) { most = bytes > most ? bytes : most; };
+      evidence<P, TQ> const seen{p.pattern_, q, lse, queries};
+      cover(score_workspace(exec, p.compressor_.estimator, seen, cache));
+      if constexpr (cross_layer) {
+        cover(score_workspace(exec, typename estimator::source_estimator{}, seen, cache));
+        cover(accumulate_source_workspace(exec, p.compressor_.estimator, cache));
+      }
+      cover(select_workspace(exec, p.compressor_, cache));
+      rest = {memory.take<std::byte>(static_cast<std::int64_t>(most)), most};
+      fits = memory.fits();
+      return memory.bytes();
+    }
+  };
+
+  prompt_state take_state(detail::carve& memory, std::int32_t sequences, std::int32_t longest) const {
+    prompt_state s;
+    s.tokens = memory.take<std::int32_t>(sequences);
+    s.positions = memory.take<std::int32_t>(std::int64_t{sequences} * longest);
+    s.fed = memory.take<std::int32_t>(model_.layers);
+    s.evicted = memory.take<std::int32_t>(model_.layers);
+    s.scored = memory.take<std::int32_t>(schedule_.band_count);
+    s.scores = memory.take<float>(schedule_.band_count * (std::int64_t{sequences} * model_.kv_heads * longest));
+    return s;
+  }
+
+  source_view source_of(float* scores) const {
+    return {dense_scores(scores, state_.sequences, model_.kv_heads, state_.longest), state_.positions, state_.longest,
+            state_.tokens};
+  }
+  source_view band_source(std::int32_t band) const {
+    return source_of(state_.scores + std::int64_t{band} * state_.sequences * model_.kv_heads * state_.longest);
+  }
+  bool band_scored(std::int32_t band) const {
+    return state_.scored[band] == schedule_.bands[band].last - schedule_.bands[band].first + 1;
+  }
+
+  template <class TQ, class TI, class T, class TO>
+  status check_call(std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> const& k,
+                    rows_view<TI const> const& v, layer_storage<T> const* storage, rows_view<TO> const& out) const {
+    if (state_.tokens == nullptr) return {errc::not_ready, "pipeline: begin() has not been called"};
+    if (layer < 0 || layer >= model_.layers) return {errc::bad_shape, "pipeline: no such layer"};
+    if (storage == nullptr) return {errc::null_data, "pipeline: storage is null"};
+    if (q.rows.heads != model_.heads || q.rows.dim != model_.dim || q.batch.sequences != state_.sequences)
+      return {errc::mismatch,
+              "pipeline: queries differ from the model in heads or dim, or from the prompt in sequences"};
+    if (out.heads != model_.heads || out.dim != model_.dim || out.tokens != q.rows.tokens)
+      return {errc::mismatch, "pipeline: out differs from the queries in heads, tokens or dim"};
+    for (auto const& rows : {k, v})
+      if (rows.heads != model_.kv_heads || rows.dim != model_.dim || rows.tokens != q.rows.tokens)
+        return {errc::mismatch, "pipeline: keys or values differ from the model or the queries"};
+    if (q.rows.tokens > 0 && (q.rows.data == nullptr || k.data == nullptr || v.data == nullptr || out.data == nullptr ||
+                              q.batch.positions == nullptr))
+      return {errc::null_data, "pipeline: queries, keys, values, positions or out is null"};
+    return {};
+  }
+
+  template <class TQ, class T>
+  status check_prompt(std::int32_t layer, query_view<TQ> const& q, layer_storage<T> const* storage) const {
+    bool whole = true;
+    for (std::int32_t s = 0; s < state_.sequences; ++s) whole = whole && q.count(s) == state_.tokens[s];
+    bool evicts = false;
+    for (std::int32_t l = 0; l < model_.layers; ++l) evicts = evicts || needs_full(l);
+    if (evicts && !whole)
+      return {errc::bad_policy,
+              "pipeline::prefill: a prompt in chunks cannot pass a schedule that evicts; give all its queries at once"};
+    if (evicts && state_.fed[layer] > 0)
+      return {errc::bad_policy, "pipeline::prefill: this layer has had its prompt; call begin() for the next"};
+    for (std::int32_t s = 0; s < state_.sequences; ++s) {
+      if (q.count(s) == 0) continue;
+      std::int32_t const last = q.batch.positions[q.end(s) - 1];
+      if constexpr (requires { pattern_.check(last); })
+        if (status const r = pattern_.check(last); !r.ok()) return r;
+      if (status const r = compressor_.protect.check(last); !r.ok()) return r;
+    }
+    layer_plan const& plan = schedule_.layers[layer];
+    if (plan.when == evict_when::never) return check_kept(layer, storage[layer].kept);
+    if (plan.source >= 0) {
+      bool const scores_last = schedule_.bands[plan.source].last >= layer;
+      if (!scores_last && !band_scored(plan.source))
+        return {errc::not_ready, "pipeline::prefill: the source of this layer has not been scored yet"};
+    }
+    for (std::int32_t b = 0; b < schedule_.band_count; ++b)
+      if (schedule_.in_band(b, layer) && state_.scored[b] != layer - schedule_.bands[b].first)
+        return {errc::not_ready, "pipeline::prefill: a layer of this source was left out; layers come in order"};
+
+    contiguous_cache<T> const& full = storage[layer].full;
+    if (status const s = full.check(); !s.ok()) return s;
+    if (full.sequences != state_.sequences || full.kv_heads != model_.kv_heads || full.dim != model_.dim)
+      return {errc::mismatch, "pipeline::prefill: the full cache differs from the model or the prompt"};
+    if (full.tokens < state_.longest)
+      return {errc::capacity_exceeded, "pipeline::prefill: the full cache is shorter than the prompt"};
+    for (std::int32_t l = 0; l <= layer; ++l)
+      if (needs_full(l) && evicts_at(l) == layer)
+        if (status const s = check_kept(l, storage[l].kept); !s.ok()) return s;
+    return {};
+  }
+
+  template <class T> status check_kept(std::int32_t layer, ragged_cache<T> const& kept) const {
+    if (kept.sequences != state_.sequences || kept.kv_heads != model_.kv_heads || kept.dim != model_.dim)
+      return {errc::mismatch, "pipeline::prefill: the kept cache differs from the model or the prompt"};
+    if (kept.extents == nullptr || (kept.slots > 0 && (kept.keys == nullptr || kept.values == nullptr)))
+      return {errc::null_data, "pipeline::prefill: keys, values or extents of the kept cache is null"};
+    std::int64_t slots = 0;
+    for (std::int32_t s = 0; s < state_.sequences; ++s) slots += kept_slots(layer, state_.tokens[s], state_.new_tokens);
+    if (kept.slots < slots)
+      return {errc::capacity_exceeded, "pipeline::prefill: the kept cache has fewer slots than kept_slots()"};
+    return {};
+  }
+
+  template <class T> void lay_out_whole(ragged_cache<T> const& kept) const {
+    std::int64_t begin = 0;
+    for (std::int32_t s = 0; s < state_.sequences; ++s)
+      for (std::int32_t h = 0; h < model_.kv_heads; ++h) {
+        std::int32_t const capacity = state_.tokens[s] + state_.new_tokens;
+        kept.at(s, h) = {begin, 0, capacity};
+        begin += capacity;
+      }
+  }
+
+  template <class TQ, class TI, class T, class TO>
+  status prefill_whole(cpu exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> k,
+                       rows_view<TI const> v, ragged_cache<T> const& kept, rows_view<TO> out, workspace work) const {
+    if (status const s = append(exec, k, v, q.batch, kept); !s.ok()) return s;
+    status const result = attend(exec, pattern_, q, kept, out, attend_taps{}, work);
+    if (!result.ok()) take_back(exec, q, kept);
+    if (exec.rank() == 0 && result.ok()) state_.fed[layer] += q.rows.tokens;
+    exec.sync();
+    return result;
+  }
+
+  /// Undoes the append of these queries' keys and values.
+  template <class TQ, class T> void take_back(cpu exec, query_view<TQ> const& q, ragged_cache<T> const& kept) const {
+    exec.sync();
+    if (exec.rank() == 0)
+      for (std::int32_t s = 0; s < state_.sequences; ++s)
+        for (std::int32_t h = 0; h < model_.kv_heads; ++h) kept.set_length(s, h, kept.length(s, h) - q.count(s));
+    exec.sync();
+  }
+
+  template <class TQ, class T, class TO>
+  status prune_then_attend(cpu exec, std::int32_t layer, query_view<TQ> const& q, layer_storage<T> const& own,
+                           rows_view<TO> out, prefill_memory<T, TQ> const& memory) const {
+    evidence<P, TQ> const none{pattern_, q, nullptr, 0};
+    if (status const s = evict(exec, layer, none, band_source(schedule_.layers[layer].source), own, memory); !s.ok())
+      return s;
+    for (std::int32_t s = 0; s < state_.sequences; ++s) {
+      query_view<TQ> one = q;
+      one.rows.data = q.rows.row(0, q.begin(s));
+      one.rows.tokens = q.count(s);
+      one.batch = {1, nullptr, q.batch.positions + q.begin(s)};
+      rows_view<TO> one_out = out;
+      one_out.data = out.row(0, q.begin(s));
+      one_out.tokens = q.count(s);
+      contiguous_cache<T> const full = one_sequence(own.full, s);
+      auto rows = [&](T const* data) {
+        return rows_view<T const>{data, model_.kv_heads, q.count(s), model_.dim, full.head_stride, full.token_stride};
+      };
+      self_view<T> const self{rows(full.keys), rows(full.values)};
+      if (status const r =
+              attend(exec, pattern_, one, one_sequence(own.kept, s), self, one_out, attend_taps{}, memory.rest);
+          !r.ok())
+        return r;
+    }
+    return {};
+  }
+
+  template <class TQ, class T, class TO>
+  status attend_then_evict(cpu exec, std::int32_t layer, query_view<TQ> const& q, layer_storage<T> const* storage,
+                           rows_view<TO> out, prefill_memory<T, TQ> const& memory) const {
+    layer_storage<T> const& own = storage[layer];
+    std::int64_t const queries = q.rows.tokens;
+    attend_taps taps{.lse = memory.lse, .lse_stride = queries};
+    if (status const s = attend(exec, pattern_, q, own.full, out, taps, memory.rest); !s.ok()) return s;
+    evidence<P, TQ> const seen{pattern_, q, memory.lse, queries};
+
+    if constexpr (cross_layer) {
+      if (exec.rank() == 0)
+        for (std::int32_t s = 0; s < state_.sequences; ++s)
+          for (std::int32_t i = 0; i < state_.tokens[s]; ++i)
+            state_.positions[std::int64_t{s} * state_.longest + i] = q.batch.positions[q.begin(s) + i];
+      exec.sync();
+      layer_plan const& plan = schedule_.layers[layer];
+      bool const own_score = plan.source < 0;
+      if (own_score || schedule_.in_any_band(layer)) {
+        score_view const scores = dense_scores(memory.scores, state_.sequences, model_.kv_heads, state_.longest);
+        typename estimator::source_estimator const source{};
+        if (status const s = score(exec, source, seen, own.full, source_view{}, scores, memory.rest); !s.ok()) return s;
+        for (std::int32_t b = 0; b < schedule_.band_count; ++b)
+          if (schedule_.in_band(b, layer))
+            if (status const s = fold(exec, scores, own.full, state_.scored[b] == 0, band_source(b), memory.rest);
+                !s.ok())
+              return s;
+        if (own_score)
+          if (status const s = fold(exec, scores, own.full, true, source_of(memory.own_source), memory.rest); !s.ok())
+            return s;
+        if (exec.rank() == 0)
+          for (std::int32_t b = 0; b < schedule_.band_count; ++b) state_.scored[b] += schedule_.in_band(b, layer);
+        exec.sync();
+      }
+    }
+    for (std::int32_t l = 0; l <= layer; ++l)
+      if (needs_full(l) && evicts_at(l) == layer) {
+        std::int32_t const band = schedule_.layers[l].source;
+        source_view source{};
+        if constexpr (cross_layer) source = band < 0 ? source_of(memory.own_source) : band_source(band);
+        if (status const s = evict(exec, l, seen, source, storage[l], memory); !s.ok()) return s;
+      }
+    return {};
+  }
+
+  template <class T>
+  status fold(cpu exec, score_view const& scores, contiguous_cache<T> const& cache, bool first,
+              source_view const& source, workspace work) const {
+    return accumulate_source(exec, compressor_.estimator, compressor_.protect, scores, cache, first, source, work);
+  }
+
+  template <class TQ, class T>
+  status evict(cpu exec, std::int32_t layer, evidence<P, TQ> const& seen, source_view const& source,
+               layer_storage<T> const& own, prefill_memory<T, TQ> const& memory) const {
+    score_view const scores = dense_scores(memory.scores, state_.sequences, model_.kv_heads, state_.longest);
+    if (status const s = score(exec, compressor_.estimator, seen, own.full, source, scores, memory.rest); !s.ok())
+      return s;
+    layer_position const where{layer, model_.layers};
+    if (status const s = select(exec, compressor_, scores, own.full, memory.kept, memory.rest, where); !s.ok())
+      return s;
+    if (exec.rank() == 0) lay_out(memory.kept, state_.sequences, model_.kv_heads, state_.new_tokens, own.kept.extents);
+    exec.sync();
+    if (status const s = compact(exec, memory.kept, own.full, own.kept); !s.ok()) return s;
+    if (exec.rank() == 0) state_.evicted[layer] = 1;
+    exec.sync();
+    return {};
+  }
+
+  /// (query, key) pairs of one head that the pattern shows, causality included.
+  double visible_pairs(std::int32_t tokens) const {
+    double pairs = 0;
+    for (std::int32_t q = 0; q < tokens; ++q) {
+      auto count = [&](std::int32_t first, std::int32_t last, bool full) {
+        last = last < q ? last : q;
+        if (full && first <= last) pairs += last - first + 1;
+        if (!full)
+          for (std::int32_t k = first; k <= last; ++k) pairs += pattern_.visible(0, q, k);
+      };
+      if constexpr (requires { pattern_.runs(q, q, count); })
+        pattern_.runs(q, q, count);
+      else
+        count(0, q, false);
+    }
+    return pairs;
+  }
+
+  model_shape model_;
+  schedule schedule_;
+  Compressor compressor_;
+  P pattern_;
+  prompt_state state_;
+};
+
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/status.hpp>
+
+#include <cstdint>
+#include <string>
+
+namespace purekv::inline v0_1 {
+
+/// When a layer evicts.
+enum class evict_when : std::int32_t {
+  never,             // its cache keeps every token
+  after_attending,   // as soon as it has attended to the prompt
+  deferred,          // it attends to all, and waits until its source, at or above it, has been scored
+  before_attending,  // prune-then-attend: its source lies below it, so it attends to the kept keys only
+};
+
+/// Layers first .. last that are scored together as one source.
+struct source_band {
+  std::int32_t first = 0, last = 0;
+};
+
+/// One layer's line of the schedule. source: index of a band, or -1 for the layer's own score.
+struct layer_plan {
+  evict_when when = evict_when::never;
+  std::int32_t source = -1;
+};
+
+/// What each layer of a model does with a prompt. Both tables belong to the caller.
+struct schedule {
+  layer_plan const* layers = nullptr;
+  std::int32_t layer_count = 0;
+  source_band const* bands = nullptr;
+  std::int32_t band_count = 0;
+
+  PUREKV_INLINE bool in_band(std::int32_t band, std::int32_t layer) const {
+    return bands[band].first <= layer && layer <= bands[band].last;
+  }
+  PUREKV_INLINE bool in_any_band(std::int32_t layer) const {
+    for (std::int32_t b = 0; b < band_count; ++b)
+      if (in_band(b, layer)) return true;
+    return false;
+  }
+  /// The layer whose turn it is when `layer` evicts.
+  PUREKV_INLINE std::int32_t evicts_at(std::int32_t layer) const {
+    return layers[layer].when == evict_when::deferred ? bands[layers[layer].source].last : layer;
+  }
+};
+
+PUREKV_INLINE status validate(schedule const& s) {
+  if (s.layer_count <= 0) return {errc::bad_shape, "schedule: no layers"};
+  if (s.layers == nullptr || (s.band_count > 0 && s.bands == nullptr))
+    return {errc::null_data, "schedule: layers or bands is null"};
+  if (s.band_count < 0) return {errc::bad_shape, "schedule: negative number of bands"};
+  for (std::int32_t b = 0; b < s.band_count; ++b)
+    if (s.bands[b].first < 0 || s.bands[b].first > s.bands[b].last || s.bands[b].last >= s.layer_count)
+      return {errc::bad_policy, "schedule: a band is empty or outside the model"};
+  for (std::int32_t l = 0; l < s.layer_count; ++l) {
+    layer_plan const& plan = s.layers[l];
+    if (plan.source < -1 || plan.source >= s.band_count)
+      return {errc::bad_policy, "schedule: a layer names a source that is not there"};
+    std::int32_t const last = plan.source < 0 ? l : s.bands[plan.source].last;
+    switch (plan.when) {
+      case evict_when::never:
+        break;
+      case evict_when::after_attending:
+        if (last > l) return {errc::bad_policy, "schedule: a layer below its source must defer its eviction"};
+        break;
+      case evict_when::deferred:
+        if (plan.source < 0 || last < l)
+          return {errc::bad_policy, "schedule: a deferred layer needs a source at or above it"};
+        break;
+      case evict_when::before_attending:
+        if (plan.source < 0 || last >= l)
+          return {errc::bad_policy, "schedule: a layer that prunes first must lie above its source"};
+        if (s.in_any_band(l)) return {errc::bad_policy, "schedule: a source must attend to all of its tokens"};
+        break;
+    }
+  }
+  return {};
+}
+
+}  // namespace purekv::inline v0_1
+
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+
+/// Every layer by its own score. Writes layers : [count].
+inline void own_source(layer_plan* layers, std::int32_t count, evict_when when) {
+  for (std::int32_t l = 0; l < count; ++l) layers[l] = {when, -1};
+}
+
+/// One source for the whole stack, band 0 of the schedule: the layers up to its last wait for it, those above prune
+/// first. Writes layers : [count].
+inline void one_source(layer_plan* layers, std::int32_t count, source_band const& band) {
+  for (std::int32_t l = 0; l < count; ++l)
+    layers[l] = {l <= band.last ? evict_when::deferred : evict_when::before_attending, 0};
+}
+
+/// What each layer does, in words, equal neighbours on one line. Allocates the string; for people, not for engines.
+/// Precondition: validate(s).ok().
+inline std::string describe(schedule const& s) {
+  auto range = [](std::int32_t first, std::int32_t last) {
+    return first == last ? "layer " + std::to_string(first)
+                         : "layers " + std::to_string(first) + "-" + std::to_string(last);
+  };
+  std::string text;
+  for (std::int32_t l = 0; l < s.layer_count;) {
+    layer_plan const& plan = s.layers[l];
+    std::int32_t end = l + 1;
+    while (end < s.layer_count && s.layers[end].when == plan.when && s.layers[end].source == plan.source) ++end;
+    std::string const source =
+        plan.source < 0 ? "its own score" : range(s.bands[plan.source].first, s.bands[plan.source].last);
+    text += range(l, end - 1) + ": ";
+    switch (plan.when) {
+      case evict_when::never:
+        text += "attend to all, keep all";
+        break;
+      case evict_when::after_attending:
+        text += "attend to all, then evict by " + source;
+        break;
+      case evict_when::deferred:
+        text += "attend to all, evict when " + source + " " +
+                (s.bands[plan.source].first == s.bands[plan.source].last ? "has" : "have") + " been scored";
+        break;
+      case evict_when::before_attending:
+        text += "evict by " + source + ", then attend to what is kept";
+        break;
+    }
+    text += '\n';
+    l = end;
+  }
+  return text;
+}
+
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA
