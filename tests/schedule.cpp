@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <purekv/schedule.hpp>
+
+#include <doctest/doctest.h>
+
+#include <array>
+#include <string>
+
+using namespace purekv;
+
+namespace {
+
+template <std::size_t L, std::size_t B>
+schedule make(std::array<layer_plan, L> const& layers, std::array<source_band, B> const& bands) {
+  return {layers.data(), static_cast<int>(L), bands.data(), static_cast<int>(B)};
+}
+
+TEST_CASE("one_source defers the layers up to the source and prunes first above it") {
+  std::array<layer_plan, 6> layers;
+  std::array<source_band, 1> const bands{source_band{1, 3}};
+  one_source(layers.data(), 6, bands[0]);
+  schedule const s = make(layers, bands);
+  REQUIRE(validate(s).ok());
+  for (int l = 0; l < 6; ++l) {
+    CHECK(layers[l].when == (l <= 3 ? evict_when::deferred : evict_when::before_attending));
+    CHECK(s.evicts_at(l) == (l <= 3 ? 3 : l));
+    CHECK(s.in_any_band(l) == (l >= 1 && l <= 3));
+  }
+  std::string const words = describe(s);
+  CHECK(words.find("layers 0-3: attend to all, evict when layers 1-3 have been scored\n") != std::string::npos);
+  CHECK(words.find("layers 4-5: evict by layers 1-3, then attend to what is kept\n") != std::string::npos);
+}
+
+TEST_CASE("own_source gives every layer its own score") {
+  std::array<layer_plan, 3> layers;
+  own_source(layers.data(), 3, evict_when::after_attending);
+  schedule const s{layers.data(), 3, nullptr, 0};
+  CHECK(validate(s).ok());
+  CHECK(describe(s) == "layers 0-2: attend to all, then evict by its own score\n");
+  own_source(layers.data(), 3, evict_when::never);
+  CHECK(describe(s) == "layers 0-2: attend to all, keep all\n");
+}
+
+TEST_CASE("a schedule that cannot be met is refused with a sentence") {
+  std::array<source_band, 1> const bands{source_band{2, 2}};
+  auto refuse = [&](layer_plan plan, int at, char const* sentence) {
+    std::array<layer_plan, 4> layers{};
+    layers[at] = plan;
+    status const s = validate(make(layers, bands));
+    CHECK(s.code == errc::bad_policy);
+    CHECK(std::string(s.message).find(sentence) != std::string::npos);
+  };
+  refuse({evict_when::before_attending, 0}, 1, "must lie above its source");
+  refuse({evict_when::before_attending, 0}, 2, "must lie above its source");
+  refuse({evict_when::before_attending, -1}, 3, "must lie above its source");
+  refuse({evict_when::deferred, 0}, 3, "at or above it");
+  refuse({evict_when::deferred, -1}, 0, "at or above it");
+  refuse({evict_when::after_attending, 0}, 0, "must defer");
+  refuse({evict_when::never, 1}, 0, "not there");
+
+  std::array<source_band, 2> const two{source_band{0, 0}, source_band{2, 3}};
+  std::array<layer_plan, 4> layers{};
+  layers[2] = {evict_when::before_attending, 0};
+  CHECK(std::string(validate(make(layers, two)).message).find("a source must attend to all") != std::string::npos);
+
+  for (source_band band : {source_band{-1, 0}, source_band{2, 1}, source_band{0, 4}}) {
+    std::array<source_band, 1> const bad{band};
+    std::array<layer_plan, 4> const none{};
+    CHECK(validate(make(none, bad)).code == errc::bad_policy);
+  }
+  CHECK(validate(schedule{}).code == errc::bad_shape);
+  CHECK(validate(schedule{nullptr, 2, nullptr, 0}).code == errc::null_data);
+}
+
+}  // namespace
