@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Installs what the tests need where it is missing, builds them and runs every one.
+#   scripts/test.sh [--preset release|dev|asan|clang] [ctest arguments]      CXX chooses the compiler.
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+preset=release
+if [ "${1:-}" = --preset ]; then
+  preset=${2:?--preset needs a name}
+  shift 2
+fi
+if [ "$preset" = clang ]; then CXX=${CXX:-clang++}; fi
+
+need_build_tools
+need_packages doctest-dev libeigen3-dev libbenchmark-dev
+
+# A build directory per preset and compiler, the ones that the presets name where they can be.
+name=$(basename "$CXX")
+case $preset/$name in
+  release/clang++ | clang/clang++) preset=clang build=$root/build/clang ;;
+  */g++) build=$root/build/$preset ;;
+  *) build=$root/build/$preset-$name ;;
+esac
+
+heading "Configuring $build"
+cmake -S "$root" --preset "$preset" -B "$build" -DCMAKE_CXX_COMPILER="$CXX"
+heading "Building with $(nproc) jobs"
+cmake --build "$build" --parallel "$(nproc)"
+heading "Testing"
+ctest --test-dir "$build" --parallel "$(nproc)" --output-on-failure --no-tests=error "$@"

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+# OBJECTS lists the files that do nothing but include a header.
+cmake_policy(SET CMP0007 NEW)
+
+file(STRINGS ${OBJECTS} objects)
+list(LENGTH objects count)
+if(count EQUAL 0)
+  message(FATAL_ERROR "no headers")
+endif()
+foreach(object IN LISTS objects)
+  execute_process(COMMAND ${NM} -C --defined-only ${object} OUTPUT_VARIABLE symbols ERROR_QUIET COMMAND_ERROR_IS_FATAL ANY)
+  if(NOT symbols STREQUAL "")
+    message(SEND_ERROR "${object}: including the header defines\n${symbols}")
+  endif()
+endforeach()
+
+file(GLOB_RECURSE headers ${INCLUDE}/purekv/*.hpp)
+foreach(header IN LISTS headers)
+  file(READ ${header} text)
+  if(NOT text MATCHES "^// SPDX-License-Identifier: Apache-2.0\n#pragma once\n")
+    message(SEND_ERROR "${header}: begins neither with its licence nor with #pragma once")
+  endif()
+  if(text MATCHES "#include [<\"](Eigen|benchmark|doctest|ggml|llama|torch)")
+    message(SEND_ERROR "${header}: includes ${CMAKE_MATCH_1}")
+  endif()
+endforeach()
+message(STATUS "${count} headers")

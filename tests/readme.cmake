@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+# The first C++ block of README.md must be examples/compress_a_cache.cpp, which is compiled and run.
+file(READ ${SOURCE}/README.md readme)
+file(READ ${SOURCE}/examples/compress_a_cache.cpp example)
+string(FIND "${readme}" "```cpp\n" begin)
+if(begin EQUAL -1)
+  message(FATAL_ERROR "README.md has no C++ block")
+endif()
+math(EXPR begin "${begin} + 7")
+string(SUBSTRING "${readme}" ${begin} -1 rest)
+string(FIND "${rest}" "```" length)
+string(SUBSTRING "${rest}" 0 ${length} block)
+if(NOT block STREQUAL example)
+  message(FATAL_ERROR "README.md's C++ block is not examples/compress_a_cache.cpp:\n${block}")
+endif()
