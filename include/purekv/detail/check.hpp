@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/cache.hpp>
+#include <purekv/concepts.hpp>
+
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+namespace detail {
+
+/// Whether rows of `length` elements, n1 of them `stride1` apart in n2 groups `stride2` apart, lie apart from each
+/// other and within 64 bits of bytes.
+inline bool apart(std::int64_t length, std::int64_t n1, std::int64_t stride1, std::int64_t n2, std::int64_t stride2,
+                  std::int64_t element_bytes) {
+  if (n1 <= 0 || n2 <= 0) return true;
+  if (n1 > 1 && n2 > 1 && stride1 > stride2) return apart(length, n2, stride2, n1, stride1, element_bytes);
+  if (n1 > 1 && stride1 < length) return false;
+  std::int64_t inner = 0, all = 0;
+  if (__builtin_mul_overflow(n1 - 1, n1 > 1 ? stride1 : 0, &inner) || __builtin_add_overflow(inner, length, &inner))
+    return false;
+  if (n2 > 1 && stride2 < inner) return false;
+  return !(__builtin_mul_overflow(n2 - 1, n2 > 1 ? stride2 : 0, &all) || __builtin_add_overflow(all, inner, &all) ||
+           __builtin_mul_overflow(all, element_bytes, &all));
+}
+
+template <class T> bool apart(rows_view<T> const& rows) {
+  return apart(rows.dim, rows.tokens, rows.token_stride, rows.heads, rows.head_stride, std::int64_t{sizeof(T)});
+}
+
+/// The shape and positions of a batch of `tokens` tokens.
+inline status check_batch(batch_view const& batch, std::int32_t tokens) {
+  if (batch.sequences <= 0) return {errc::bad_shape, "batch_view: sequences must be positive"};
+  if (batch.offset == nullptr && batch.sequences != 1)
+    return {errc::null_data, "batch_view: offset is null but there are several sequences"};
+  if (tokens > 0 && batch.positions == nullptr) return {errc::null_data, "batch_view: positions is null"};
+  if (batch.offset != nullptr) {
+    if (batch.offset[0] != 0 || batch.offset[batch.sequences] != tokens)
+      return {errc::mismatch, "batch_view: offset does not run from 0 to the number of tokens"};
+    for (std::int32_t s = 0; s < batch.sequences; ++s)
+      if (batch.offset[s] > batch.offset[s + 1]) return {errc::bad_shape, "batch_view: offset descends"};
+  }
+  for (std::int32_t s = 0; s < batch.sequences; ++s) {
+    std::int32_t const begin = batch.offset != nullptr ? batch.offset[s] : 0;
+    std::int32_t const end = batch.offset != nullptr ? batch.offset[s + 1] : tokens;
+    std::int32_t last = -1;
+    for (std::int32_t i = begin; i < end; ++i) {
+      if (batch.positions[i] <= last)
+        return {errc::bad_positions, "batch_view: positions of a sequence are negative or do not ascend strictly"};
+      last = batch.positions[i];
+    }
+  }
+  return {};
+}
+
+/// What a workspace query reads: shapes and positions, no data.
+template <class TQ, Cache C> status check_shapes(query_view<TQ> const& q, C const& cache) {
+  if (q.rows.heads <= 0 || q.rows.dim <= 0 || q.rows.tokens < 0)
+    return {errc::bad_shape, "query_view: heads and dim must be positive, tokens not negative"};
+  if (cache.sequences <= 0 || cache.kv_heads <= 0 || cache.dim <= 0)
+    return {errc::bad_shape, "cache: sequences, kv_heads and dim must be positive"};
+  if (q.rows.heads % cache.kv_heads != 0)
+    return {errc::bad_shape, "query_view: heads is not a multiple of the cache's kv_heads"};
+  if (q.rows.dim != cache.dim) return {errc::mismatch, "query_view: dim differs from the cache's"};
+  if (q.batch.sequences != cache.sequences)
+    return {errc::mismatch, "query_view: the batch and the cache differ in their number of sequences"};
+  return check_batch(q.batch, q.rows.tokens);
+}
+
+template <class TQ, Cache C> status check_queries(query_view<TQ> const& q, C const& cache) {
+  if (status const s = cache.check(); !s.ok()) return s;
+  if (status const s = check_shapes(q, cache); !s.ok()) return s;
+  if (q.rows.tokens > 0 && q.rows.data == nullptr) return {errc::null_data, "query_view: data is null"};
+  if (!apart(q.rows)) return {errc::bad_shape, "query_view: strides overlap, or sizes overflow 64 bits"};
+  if (!(q.scale - q.scale == 0)) return {errc::bad_shape, "query_view: scale is not finite"};
+  return {};
+}
+
+/// Where the results go: [heads, queries, dim].
+template <class TQ, class TO> status check_out(query_view<TQ> const& q, rows_view<TO> const& out) {
+  if (out.heads != q.rows.heads || out.tokens != q.rows.tokens || out.dim != q.rows.dim)
+    return {errc::mismatch, "out: heads, tokens or dim differ from the queries'"};
+  if (out.tokens > 0 && out.data == nullptr) return {errc::null_data, "out: data is null"};
+  if (!apart(out)) return {errc::bad_shape, "out: strides overlap, or sizes overflow 64 bits"};
+  return {};
+}
+
+/// Rows of one float per query, `stride` apart: [heads, queries].
+template <class TQ> status check_lse(query_view<TQ> const& q, std::ptrdiff_t stride) {
+  if (!apart(q.rows.tokens, q.rows.heads, stride, 1, 0, std::int64_t{sizeof(float)}))
+    return {errc::bad_shape, "lse: rows overlap, or sizes overflow 64 bits"};
+  return {};
+}
+
+/// One float per (row, cached token) of each sequence; `rows` of them.
+template <Cache C> status check_scores(score_view const& scores, C const& cache, std::int32_t rows) {
+  if (scores.sequences != cache.sequences || scores.rows != rows)
+    return {errc::mismatch, "score_view: sequences or rows differ from the cache's"};
+  for (std::int32_t s = 0; s < cache.sequences; ++s)
+    for (std::int32_t h = 0; h < cache.kv_heads; ++h)
+      if (cache.length(s, h) > scores.tokens)
+        return {errc::mismatch, "score_view: fewer tokens than a head of the cache holds"};
+  if (scores.tokens > 0 && scores.data == nullptr) return {errc::null_data, "score_view: data is null"};
+  if (!apart(scores.tokens, scores.rows, scores.row_stride, scores.sequences, scores.sequence_stride,
+             std::int64_t{sizeof(float)}))
+    return {errc::bad_shape, "score_view: strides overlap, or sizes overflow 64 bits"};
+  return {};
+}
+
+/// Whether a pattern is defined for these queries and for all that they may see.
+template <Pattern P, class TQ> status check_pattern(P const& pattern, query_view<TQ> const& q) {
+  if constexpr (requires { pattern.check(std::int32_t{}); })
+    for (std::int32_t s = 0; s < q.batch.sequences; ++s)
+      if (q.count(s) > 0)
+        if (status const r = pattern.check(q.batch.positions[q.end(s) - 1]); !r.ok()) return r;
+  return {};
+}
+
+}  // namespace detail
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/concepts.hpp>
+#include <purekv/cpu.hpp>
+#include <purekv/detail/carve.hpp>
+#include <purekv/detail/positions.hpp>
+#include <purekv/tile_plan.hpp>
+
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+namespace detail {
+
+/// Rows (query x head of the group) of a tile: large enough that converting keys and values costs nothing beside using
+/// them, small enough that the rows stay in L2 (bench/attend.cpp: 64 rows lose a tenth, 512 win nothing).
+inline constexpr std::int32_t dense_tile_rows = 256;
+
+template <Pattern P> constexpr std::int32_t tile_rows() {
+  if constexpr (requires { P::tile_rows; })
+    return P::tile_rows;
+  else
+    return dense_tile_rows;
+}
+
+template <Pattern P> constexpr bool is_per_head() {
+  if constexpr (requires { P::per_head; })
+    return P::per_head;
+  else
+    return false;
+}
+
+template <Pattern P, Cache C> bool needs_plan_per_head(P const&, C const& cache) {
+  return cache.kv_heads > 1 && (is_per_head<P>() || !same_positions(cache));
+}
+
+/// Calls f(sequence, first, count) for the tiles of every sequence.
+template <Pattern P, class TQ, class F>
+void for_each_tile(P const& pattern, query_view<TQ> const& q, std::int32_t kv_heads, F const& f) {
+  std::int32_t const most = larger(1, tile_rows<P>() / (q.rows.heads / kv_heads));
+  for (std::int32_t s = 0; s < q.batch.sequences; ++s)
+    for (std::int32_t first = q.begin(s), end = q.end(s); first < end;) {
+      std::int32_t last = end - first > most ? first + most : end;
+      if constexpr (requires { pattern.tile_end(std::int32_t{}); }) {
+        std::int32_t const cut = pattern.tile_end(q.batch.positions[first]);
+        std::int32_t next = first + 1;
+        while (next < last && q.batch.positions[next] < cut) ++next;
+        last = next;
+      }
+      f(s, first, last - first);
+      first = last;
+    }
+}
+
+/// One tile as seen from one KV head.
+template <Pattern P, class TQ, Cache C> struct planned_tile {
+  P const& pattern;
+  query_view<TQ> const& q;
+  C const& cache;
+  std::int32_t sequence, first, count, kv_head;
+
+  // Keys that are looked at together when a pattern has no `runs`, and the most runs it may leave: beyond, keys are
+  // looked at in larger granules.
+  static constexpr std::int32_t granule = 16, most_runs = 512;
+
+  std::int32_t position(std::int32_t i) const { return q.batch.positions[first + i]; }
+
+  /// Calls f(begin, end, full) for ranges of cached tokens.
+  template <class F> void for_each_range(F const& f) const {
+    std::int32_t const last = position(count - 1);
+    if constexpr (requires { pattern.runs(last, last, [](std::int32_t, std::int32_t, bool) {}); }) {
+      std::int32_t from = 0;
+      pattern.runs(position(0), last, [&](std::int32_t k_first, std::int32_t k_last, bool full) {
+        if (k_first > last || k_last < k_first) return;
+        std::int32_t const begin = tokens_before(cache, sequence, kv_head, k_first, from);
+        from = tokens_until(cache, sequence, kv_head, smaller(k_last, last), begin);
+        if (begin < from) f(begin, from, full);
+      });
+    } else {
+      std::int32_t const end = tokens_until(cache, sequence, kv_head, last);
+      std::int32_t const step = granule * larger(1, (end + granule * most_runs - 1) / (granule * most_runs));
+      for (std::int32_t begin = 0; begin < end; begin += step) {
+        std::int32_t const stop = smaller(step, end - begin) + begin;
+        auto const [some, all] = look(begin, stop);
+        if (some) f(begin, stop, all);
+      }
+    }
+  }
+
+  /// An upper bound of the runs that `fill` writes.
+  std::int64_t bound() const {
+    std::int64_t runs = 0;
+    if constexpr (requires { pattern.runs(first, first, [](std::int32_t, std::int32_t, bool) {}); }) {
+      for_each_range([&](std::int32_t, std::int32_t, bool) { ++runs; });
+    } else {
+      std::int32_t const end = tokens_until(cache, sequence, kv_head, position(count - 1));
+      runs = smaller(most_runs, (end + granule - 1) / granule);
+    }
+    return runs;
+  }
+
+  std::int32_t fill(key_run* runs) const {
+    std::int32_t written = 0;
+    for_each_range([&](std::int32_t begin, std::int32_t end, bool full) {
+      if (written > 0) {
+        key_run& before = runs[written - 1];
+        if (before.begin + before.count == begin && (before.full != 0) == full) {
+          before.count += end - begin;
+          return;
+        }
+      }
+      runs[written++] = {begin, end - begin, full};
+    });
+    return written;
+  }
+
+ private:
+  struct seen {
+    bool some, all;
+  };
+
+  /// Whether some, and whether all, of the causal pairs with these keys are visible.
+  seen look(std::int32_t begin, std::int32_t end) const {
+    std::int32_t const group = q.rows.heads / cache.kv_heads;
+    std::int32_t const first_head = is_per_head<P>() ? kv_head * group : 0;
+    std::int32_t const heads = is_per_head<P>() ? group : 1;
+    seen result{false, true};
+    for_each_stretch(cache, sequence, kv_head, begin, end, [&](auto const& run, std::int32_t, std::int32_t keys) {
+      for (std::int32_t k = 0; k < keys; ++k)
+        for (std::int32_t i = count - 1; i >= 0 && position(i) >= run.positions[k]; --i)
+          for (std::int32_t h = 0; h < heads; ++h) {
+            if (result.some && !result.all) return;
+            bool const visible = pattern.visible(first_head + h, position(i), run.positions[k]);
+            result.some = result.some || visible;
+            result.all = result.all && visible;
+          }
+    });
+    return result;
+  }
+};
+
+/// The memory of a plan and what a plan of it must be.
+struct plan_memory {
+  query_tile* tiles;
+  key_run* runs;
+  std::int32_t tiles_per_head, tile_queries;
+  bool per_kv_head;
+};
+
+/// per_kv_head may be said where it is not needed: the memory then serves both kinds of plan.
+template <Pattern P, class TQ, Cache C>
+plan_memory take_plan(carve& memory, P const& pattern, query_view<TQ> const& q, C const& cache, bool per_kv_head) {
+  plan_memory m{nullptr, nullptr, 0, 0, per_kv_head};
+  std::int64_t runs = 0;
+  for_each_tile(pattern, q, cache.kv_heads, [&](std::int32_t sequence, std::int32_t first, std::int32_t count) {
+    ++m.tiles_per_head;
+    m.tile_queries = larger(m.tile_queries, count);
+    for (std::int32_t h = 0; h < (per_kv_head ? cache.kv_heads : 1); ++h)
+      runs += planned_tile<P, TQ, C>{pattern, q, cache, sequence, first, count, h}.bound();
+  });
+  m.tiles = memory.take<query_tile>(std::int64_t{m.tiles_per_head} * (per_kv_head ? cache.kv_heads : 1));
+  m.runs = memory.take<key_run>(runs);
+  return m;
+}
+
+template <Pattern P, class TQ, Cache C>
+tile_plan make_plan(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cache, plan_memory const& memory) {
+  std::int32_t const copies = memory.per_kv_head ? cache.kv_heads : 1;
+  auto const seen_from = [&](query_tile const& tile, std::int32_t kv_head) {
+    return planned_tile<P, TQ, C>{pattern, q, cache, tile.sequence, tile.first, tile.count, kv_head};
+  };
+  exec.sync();  // nobody writes before every rank has made its checks
+  if (exec.rank() == 0) {
+    std::int64_t runs = 0;
+    for (std::int32_t h = 0; h < copies; ++h) {
+      query_tile* next = memory.tiles + std::int64_t{h} * memory.tiles_per_head;
+      for_each_tile(pattern, q, cache.kv_heads, [&](std::int32_t sequence, std::int32_t first, std::int32_t count) {
+        *next = {sequence, first, count, runs, 0};
+        runs += seen_from(*next, h).bound();
+        ++next;
+      });
+    }
+  }
+  exec.sync();
+  std::int64_t const tiles = std::int64_t{memory.tiles_per_head} * copies;
+  for (std::int64_t t = exec.rank(); t < tiles; t += exec.size()) {
+    query_tile& tile = memory.tiles[t];
+    tile.runs =
+        seen_from(tile, static_cast<std::int32_t>(t / memory.tiles_per_head)).fill(memory.runs + tile.runs_begin);
+  }
+  exec.sync();
+  return {memory.tiles,    memory.runs,  memory.tiles_per_head, memory.per_kv_head, memory.tile_queries,
+          cache.sequences, q.rows.heads, cache.kv_heads,        q.rows.tokens};
+}
+
+}  // namespace detail
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA

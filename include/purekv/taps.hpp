@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/concepts.hpp>
+
+namespace purekv::inline v0_1 {
+
+/// Queries [begin, begin + count) of every sequence, cut to those there are. from_end counts from the last query
+/// backwards: [queries - begin - count, queries - begin).
+struct query_range {
+  std::int32_t begin = 0;
+  std::int32_t count = all_queries;
+  bool from_end = false;
+
+  /// The first query of the range among `queries`.
+  PUREKV_INLINE constexpr std::int32_t first(std::int32_t queries) const {
+    std::int64_t const start = from_end ? std::int64_t{queries} - begin - count : std::int64_t{begin};
+    return clamp(start, queries);
+  }
+  /// One past its last.
+  PUREKV_INLINE constexpr std::int32_t last(std::int32_t queries) const {
+    std::int64_t const end = from_end ? std::int64_t{queries} - begin : std::int64_t{begin} + count;
+    return clamp(end, queries);
+  }
+
+ private:
+  PUREKV_INLINE static constexpr std::int32_t clamp(std::int64_t index, std::int32_t queries) {
+    return index < 0 ? 0 : index > queries ? queries : static_cast<std::int32_t>(index);
+  }
+};
+
+/// The last `count` queries of every sequence.
+PUREKV_INLINE constexpr query_range last(std::int32_t count) { return {0, count, true}; }
+
+/// What an attention call gives out beside its result; null data: not wanted.
+/// lse  : [heads, tokens of the packed batch], base 2: log2 of the sum of exp2(logit), logits in the domain of exp2
+///        (scale * log2(e) * q . k); -inf for a row that sees nothing. Rows `lse_stride` floats apart.
+/// mass : [sequences, heads or kv_heads, tokens], the attention probability that each cached token got from the queries
+///        in `mass_queries`.
+struct attend_taps {
+  float* lse = nullptr;
+  std::ptrdiff_t lse_stride = 0;
+  score_view mass{};
+  query_range mass_queries{};
+  score_rows mass_rows = score_rows::kv_heads;
+};
+
+/// The own key and value of each query: [kv_heads, queries, dim].
+template <class T> struct self_view { rows_view<T const> keys, values; };
+
+}  // namespace purekv::inline v0_1
