@@ -15,7 +15,7 @@ namespace purekv::inline v0_1 {
 
 /// Every policy is a value that can be copied to a device: it owns no memory.
 template <class P>
-concept Policy = std::is_trivially_copyable_v<P> && std::copyable<P>;
+concept Policy = std::is_trivially_copyable_v<P> && std::copy_constructible<P>;
 
 /// Which (query, key) pairs are computed: visible(head, q, k) for a query head and two positions. The library adds
 /// causality (k <= q); a pattern only ever hides more. Optional members, found by `requires`:
@@ -110,7 +110,7 @@ struct budget_input {
 };
 
 /// How many tokens a head keeps: keep(input) in [1, tokens] for tokens >= 1. check() says whether the policy itself
-/// makes sense. A budget with `static constexpr bool across_heads = true` lets the heads of a layer share the sum of
+/// makes sense. A budget with `static constexpr bool heads_share = true` lets the heads of a layer share the sum of
 /// their keeps, each keeping at least its floor(keep) best.
 template <class B>
 concept Budget = Policy<B> && requires(B const& b, budget_input in) {

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/concepts.hpp>
+#include <purekv/detail/merged_runs.hpp>
+
+namespace purekv::inline v0_1 {
+
+/// What a block of (query, key) pairs looks like: no pair is visible, some may be, all are.
+enum class coverage : std::int32_t { empty, partial, full };
+
+}  // namespace purekv::inline v0_1
+
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+
+struct no_classifier {};
+
+/// visible(head, q, k) = predicate(head, q, k): any function of a query head and two positions.
+/// The planner finds empty tiles by asking for every pair. A classifier spares it that: classifier(q_first, q_last,
+/// k_first, k_last) says for a block of positions, and for all heads at once, what its coverage is; partial is always
+/// right. PerHead: whether the predicate looks at its head; heads that agree share one plan.
+template <class Predicate, class Classifier = no_classifier, bool PerHead = true> struct custom {
+  static_assert(
+      std::is_trivially_copyable_v<Predicate> && std::is_trivially_copyable_v<Classifier>,
+      "custom: predicate and classifier must be trivially copyable; policies own no memory (docs/concepts.md)");
+
+  [[no_unique_address]] Predicate predicate;
+  [[no_unique_address]] Classifier classifier{};
+
+  static constexpr bool per_head = PerHead;
+  static constexpr std::int32_t block = 64;  // positions classified at once
+
+  PUREKV_HD bool visible(std::int32_t head, std::int32_t q, std::int32_t k) const { return predicate(head, q, k); }
+
+  template <class F>
+  requires(!std::is_same_v<Classifier, no_classifier>) PUREKV_HD
+      void runs(std::int32_t q_first, std::int32_t q_last, F const& emit) const {
+    detail::merged_runs<F> out(emit);
+    for (std::int32_t k = 0;; k += block) {
+      std::int32_t const last = q_last - k < block ? q_last : k + block - 1;
+      coverage const seen = classifier(q_first, q_last, k, last);
+      if (seen != coverage::empty) out.add(k, last, seen == coverage::full);
+      if (last == q_last) break;
+    }
+    out.flush();
+  }
+};
+
+template <class Predicate> custom(Predicate) -> custom<Predicate>;
+template <class Predicate, class Classifier> custom(Predicate, Classifier) -> custom<Predicate, Classifier>;
+
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/concepts.hpp>
+
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+
+/// pinned = one of P... pins it: any_of<sinks, recent>{{4}, {16}}. Each kind may occur once.
+template <class... P> struct any_of : P... {
+  static_assert((Protect<P> && ...), "any_of: one of its parts is not a purekv::Protect (docs/concepts/protect.md)");
+
+  PUREKV_HD constexpr bool pinned(std::int32_t position, std::int32_t last) const {
+    return (static_cast<P const&>(*this).pinned(position, last) || ...);
+  }
+
+  PUREKV_HD constexpr status check(std::int32_t last) const {
+    status first;
+    ((first.ok() ? void(first = static_cast<P const&>(*this).check(last)) : void()), ...);
+    return first;
+  }
+};
+
+template <class... P> any_of(P...) -> any_of<P...>;
+
+static_assert(Protect<any_of<>>);
+
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA
