@@ -71,7 +71,7 @@ template <class T> struct contiguous_cache {
 };
 
 /// k, v : [slots, dim], dim contiguous, rows `token_stride` elements apart; positions : [slots];
-/// extents : [sequences, kv_heads], disjoint. What per-head eviction leaves, and grows by `append`.
+/// extents : [sequences, kv_heads], disjoint and ascending. What per-head eviction leaves, and grows by `append`.
 template <class T> struct ragged_cache {
   using element = T;
   T* keys = nullptr;
@@ -112,22 +112,37 @@ template <class T> PUREKV_INLINE status contiguous_cache<T>::check() const {
   if (tokens > 0 && (keys == nullptr || values == nullptr || positions == nullptr))
     return {errc::null_data, "contiguous_cache: keys, values or positions is null"};
   if (lengths == nullptr) return {errc::null_data, "contiguous_cache: lengths is null"};
-  // Rows may be [head, token] or [token, head] in memory; either way no two of them may overlap.
-  std::ptrdiff_t inner = 0, outer = 0, row = 0, all = 0;
-  bool const head_outer = head_stride >= token_stride;
-  if (__builtin_mul_overflow(std::ptrdiff_t{head_outer ? tokens : kv_heads}, head_outer ? token_stride : head_stride,
-                             &inner) ||
-      __builtin_mul_overflow(std::ptrdiff_t{head_outer ? kv_heads : tokens}, head_outer ? head_stride : token_stride,
-                             &outer) ||
-      __builtin_mul_overflow(std::ptrdiff_t{sequences}, sequence_stride, &all) ||
-      __builtin_mul_overflow(all, std::ptrdiff_t{sizeof(T)}, &row) ||
-      __builtin_mul_overflow(std::ptrdiff_t{sequences} * kv_heads, std::ptrdiff_t{tokens}, &row))
-    return {errc::bad_shape, "contiguous_cache: sizes overflow 64 bits"};
-  bool const overlap = (tokens > 1 && token_stride < dim) || (kv_heads > 1 && head_stride < dim) ||
-                       (tokens > 1 && kv_heads > 1 && (head_outer ? head_stride : token_stride) < inner) ||
-                       (sequences > 1 && tokens > 0 && sequence_stride < outer);
-  if (overlap) return {errc::bad_shape, "contiguous_cache: strides overlap"};
-  for (std::int32_t i = 0; i < sequences * kv_heads; ++i)
+  std::int64_t const rows = std::int64_t{sequences} * kv_heads;
+  std::int64_t bytes = 0;
+  if (rows > INT32_MAX || __builtin_mul_overflow(rows * std::int64_t{sizeof(std::int32_t)}, tokens, &bytes))
+    return {errc::bad_shape, "contiguous_cache: sizes overflow 64 bits, or more than 2^31 - 1 heads in all"};
+  if (tokens > 0) {
+    // Sequences, heads and tokens may nest in any order; each must step over all that lies within the next smaller.
+    struct axis {
+      std::int32_t count;
+      std::ptrdiff_t stride;
+    } axes[3] = {{tokens, token_stride}, {kv_heads, head_stride}, {sequences, sequence_stride}};
+    for (int n = 0; n < 3; ++n) {
+      int const i = n % 2;
+      if (axes[i].stride > axes[i + 1].stride) {
+        axis const larger = axes[i];
+        axes[i] = axes[i + 1];
+        axes[i + 1] = larger;
+      }
+    }
+    std::int64_t span = dim;
+    for (axis const& a : axes) {
+      if (a.count == 1) continue;
+      if (a.stride < span) return {errc::bad_shape, "contiguous_cache: strides overlap"};
+      std::int64_t steps = 0;
+      if (__builtin_mul_overflow(std::int64_t{a.count - 1}, std::int64_t{a.stride}, &steps) ||
+          __builtin_add_overflow(span, steps, &span))
+        return {errc::bad_shape, "contiguous_cache: sizes overflow 64 bits"};
+    }
+    if (__builtin_mul_overflow(span, std::int64_t{sizeof(T)}, &bytes))
+      return {errc::bad_shape, "contiguous_cache: sizes overflow 64 bits"};
+  }
+  for (std::int64_t i = 0; i < rows; ++i)
     if (lengths[i] < 0 || lengths[i] > tokens)
       return {errc::bad_shape, "contiguous_cache: a length is negative or larger than the capacity"};
   return {};
@@ -139,17 +154,19 @@ template <class T> PUREKV_INLINE status ragged_cache<T>::check() const {
   if (slots > 0 && (keys == nullptr || values == nullptr || positions == nullptr))
     return {errc::null_data, "ragged_cache: keys, values or positions is null"};
   if (extents == nullptr) return {errc::null_data, "ragged_cache: extents is null"};
-  std::int64_t elements = 0;
-  if (__builtin_mul_overflow(slots, std::int64_t{token_stride}, &elements) ||
-      __builtin_mul_overflow(elements, std::int64_t{sizeof(T)}, &elements))
-    return {errc::bad_shape, "ragged_cache: sizes overflow 64 bits"};
+  std::int64_t const rows = std::int64_t{sequences} * kv_heads;
   if (slots > 1 && token_stride < dim) return {errc::bad_shape, "ragged_cache: strides overlap"};
+  std::int64_t bytes = 0;
+  if (rows > INT32_MAX || __builtin_mul_overflow(slots, std::int64_t{sizeof(std::int32_t)}, &bytes) ||
+      (slots > 1 && (__builtin_mul_overflow(slots, std::int64_t{token_stride}, &bytes) ||
+                     __builtin_mul_overflow(bytes, std::int64_t{sizeof(T)}, &bytes))))
+    return {errc::bad_shape, "ragged_cache: sizes overflow 64 bits, or more than 2^31 - 1 heads in all"};
   std::int64_t end = 0;
-  for (std::int32_t i = 0; i < sequences * kv_heads; ++i) {
+  for (std::int64_t i = 0; i < rows; ++i) {
     extent const& e = extents[i];
     if (e.length < 0 || e.length > e.capacity)
       return {errc::bad_shape, "ragged_cache: a length is negative or larger than the capacity"};
-    if (e.begin < end || e.begin + e.capacity > slots)
+    if (e.begin < end || e.capacity > slots - e.begin)
       return {errc::bad_shape, "ragged_cache: extents overlap, do not ascend or exceed the slots"};
     end = e.begin + e.capacity;
   }
