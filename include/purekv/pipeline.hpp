@@ -37,6 +37,15 @@ struct pipeline_cost {
   double full_pairs = 0;  // the same with every layer attending to all that its pattern shows
 };
 
+/// The two kinds of work in a prefill call: caching and attending; scoring, selecting and compacting.
+enum class pipeline_phase : std::int32_t { attending, compressing };
+
+/// Called by rank 0 whenever a prefill call turns to the other kind of work, for engines that measure.
+struct phase_listener {
+  void (*entered)(void* context, pipeline_phase phase) = nullptr;
+  void* context = nullptr;
+};
+
 }  // namespace purekv::inline v0_1
 
 namespace purekv::inline v0_1::inline PUREKV_ISA {
@@ -51,6 +60,8 @@ template <class Compressor, Pattern P> class pipeline {
  public:
   pipeline(model_shape const& model, schedule const& plan, Compressor const& compressor, P const& pattern)
       : model_(model), schedule_(plan), compressor_(compressor), pattern_(pattern) {}
+
+  void listen(phase_listener const& listener) { listener_ = listener; }
 
   status check() const {
     if (model_.layers <= 0 || model_.heads <= 0 || model_.kv_heads <= 0 || model_.dim <= 0)
@@ -146,6 +157,7 @@ template <class Compressor, Pattern P> class pipeline {
     layer_plan const& plan = schedule_.layers[layer];
     layer_storage<T> const& own = storage[layer];
     exec.sync();  // every rank has checked; from here on lengths and state change
+    enter(exec, pipeline_phase::attending);
 
     if (plan.when == evict_when::never) {
       if (exec.rank() == 0 && state_.fed[layer] == 0) lay_out_whole(own.kept);
@@ -403,9 +415,11 @@ template <class Compressor, Pattern P> class pipeline {
   template <class TQ, class T, class TO>
   status prune_then_attend(cpu exec, std::int32_t layer, query_view<TQ> const& q, layer_storage<T> const& own,
                            rows_view<TO> out, prefill_memory<T, TQ> const& memory) const {
+    enter(exec, pipeline_phase::compressing);
     evidence<P, TQ> const none{pattern_, q, nullptr, 0};
     if (status const s = evict(exec, layer, none, band_source(schedule_.layers[layer].source), own, memory); !s.ok())
       return s;
+    enter(exec, pipeline_phase::attending);
     for (std::int32_t s = 0; s < state_.sequences; ++s) {
       query_view<TQ> one = q;
       one.rows.data = q.rows.row(0, q.begin(s));
@@ -434,6 +448,7 @@ template <class Compressor, Pattern P> class pipeline {
     std::int64_t const queries = q.rows.tokens;
     attend_taps taps{.lse = memory.lse, .lse_stride = queries};
     if (status const s = attend(exec, pattern_, q, own.full, out, taps, memory.rest); !s.ok()) return s;
+    enter(exec, pipeline_phase::compressing);
     evidence<P, TQ> const seen{pattern_, q, memory.lse, queries};
 
     if constexpr (cross_layer) {
@@ -494,6 +509,10 @@ template <class Compressor, Pattern P> class pipeline {
     return {};
   }
 
+  void enter(cpu exec, pipeline_phase phase) const {
+    if (exec.rank() == 0 && listener_.entered != nullptr) listener_.entered(listener_.context, phase);
+  }
+
   /// (query, key) pairs of one head that the pattern shows, causality included.
   double visible_pairs(std::int32_t tokens) const {
     double pairs = 0;
@@ -516,6 +535,7 @@ template <class Compressor, Pattern P> class pipeline {
   schedule schedule_;
   Compressor compressor_;
   P pattern_;
+  phase_listener listener_;
   prompt_state state_;
 };
 
