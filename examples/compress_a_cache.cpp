@@ -24,8 +24,8 @@ int main() {
   purekv::selection kept{offset.data(), kept_tokens.data(), purekv::selection_capacity(cache), kv_heads};
 
   purekv::attend_taps taps{.lse = lse.data(), .lse_stride = tokens};
-  std::vector<char> bytes(1 << 24);
-  purekv::workspace work{bytes.data(), bytes.size()};
+  alignas(64) static char memory[1 << 24];
+  purekv::workspace work{memory, sizeof memory};
   purekv::attend(exec, purekv::dense{}, queries, cache, purekv::head_major(out.data(), heads, tokens, dim), taps, work)
       .or_throw();
   purekv::score(exec, compressor.estimator, seen, cache, {}, score_rows, work).or_throw();
