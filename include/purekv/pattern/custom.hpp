@@ -23,6 +23,8 @@ template <class Predicate, class Classifier = no_classifier, bool PerHead = true
   static_assert(
       std::is_trivially_copyable_v<Predicate> && std::is_trivially_copyable_v<Classifier>,
       "custom: predicate and classifier must be trivially copyable; policies own no memory (docs/concepts.md)");
+  static_assert(std::is_invocable_r_v<bool, Predicate const&, std::int32_t, std::int32_t, std::int32_t>,
+                "custom: the predicate must be callable as bool(head, query position, key position)");
 
   [[no_unique_address]] Predicate predicate;
   [[no_unique_address]] Classifier classifier{};
@@ -33,8 +35,8 @@ template <class Predicate, class Classifier = no_classifier, bool PerHead = true
   PUREKV_HD bool visible(std::int32_t head, std::int32_t q, std::int32_t k) const { return predicate(head, q, k); }
 
   template <class F>
-  requires(!std::is_same_v<Classifier, no_classifier>) PUREKV_HD
-      void runs(std::int32_t q_first, std::int32_t q_last, F const& emit) const {
+  PUREKV_HD void runs(std::int32_t q_first, std::int32_t q_last, F const& emit) const
+      requires(!std::is_same_v<Classifier, no_classifier>) {
     detail::merged_runs<F> out(emit);
     for (std::int32_t k = 0;; k += block) {
       std::int32_t const last = q_last - k < block ? q_last : k + block - 1;

@@ -8,6 +8,7 @@ namespace purekv::inline v0_1::inline PUREKV_ISA {
 /// pinned = one of P... pins it: any_of<sinks, recent>{{4}, {16}}. Each kind may occur once.
 template <class... P> struct any_of : P... {
   static_assert((Protect<P> && ...), "any_of: one of its parts is not a purekv::Protect (docs/concepts/protect.md)");
+  static_assert(sizeof...(P) > 0, "any_of: it needs at least one purekv::Protect");
 
   PUREKV_HD constexpr bool pinned(std::int32_t position, std::int32_t last) const {
     return (static_cast<P const&>(*this).pinned(position, last) || ...);
@@ -21,7 +22,5 @@ template <class... P> struct any_of : P... {
 };
 
 template <class... P> any_of(P...) -> any_of<P...>;
-
-static_assert(Protect<any_of<>>);
 
 }  // namespace purekv::inline v0_1::inline PUREKV_ISA
