@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <purekv/config.hpp>
+
+#include <purekv/purekv.hpp>
+
+#include <doctest/doctest.h>
+
+#include <string_view>
+#include <type_traits>
+
+#define NAME_OF(x) #x
+#define TEXT_OF(x) NAME_OF(x)
+
+TEST_CASE("the version is in the name of the inline namespace") {
+  constexpr bool same = std::is_same_v<purekv::status, purekv::v0_1::status>;
+  CHECK(same);
+  CHECK(PUREKV_VERSION_MAJOR == 0);
+  CHECK(PUREKV_VERSION_MINOR == 1);
+}
+
+TEST_CASE("code lives in the namespace of the instruction set that it is compiled for") {
+  constexpr std::string_view isa = TEXT_OF(PUREKV_ISA);
+  constexpr bool known = isa == "avx512" || isa == "avx2" || isa == "neon" || isa == "baseline";
+  CHECK(known);
+  bool const inside = &purekv::sum_scratch == &purekv::v0_1::PUREKV_ISA::sum_scratch;
+  CHECK(inside);
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+  CHECK(isa == "avx512");
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+  CHECK(isa == "avx2");
+#endif
+}
