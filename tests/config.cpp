@@ -2,6 +2,7 @@
 #include <purekv/config.hpp>
 
 #include <purekv/purekv.hpp>
+#include <purekv/thread_team.hpp>
 
 #include <doctest/doctest.h>
 
@@ -22,7 +23,7 @@ TEST_CASE("code lives in the namespace of the instruction set that it is compile
   constexpr std::string_view isa = TEXT_OF(PUREKV_ISA);
   constexpr bool known = isa == "avx512" || isa == "avx2" || isa == "neon" || isa == "baseline";
   CHECK(known);
-  bool const inside = &purekv::sum_scratch == &purekv::v0_1::PUREKV_ISA::sum_scratch;
+  constexpr bool inside = std::is_same_v<purekv::thread_team, purekv::v0_1::PUREKV_ISA::thread_team>;
   CHECK(inside);
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
   CHECK(isa == "avx512");
