@@ -5,6 +5,7 @@
 #include <purekv/cpu.hpp>
 #include <purekv/detail/carve.hpp>
 #include <purekv/detail/positions.hpp>
+#include <purekv/taps.hpp>
 #include <purekv/tile_plan.hpp>
 
 namespace purekv::inline v0_1::inline PUREKV_ISA {
@@ -32,12 +33,14 @@ template <Pattern P, Cache C> bool needs_plan_per_head(P const&, C const& cache)
   return cache.kv_heads > 1 && (is_per_head<P>() || !same_positions(cache));
 }
 
-/// Calls f(sequence, first, count) for the tiles of every sequence.
+/// Calls f(sequence, first, count) for the tiles of every sequence's queries in `range`.
 template <Pattern P, class TQ, class F>
-void for_each_tile(P const& pattern, query_view<TQ> const& q, std::int32_t kv_heads, F const& f) {
+void for_each_tile(P const& pattern, query_view<TQ> const& q, std::int32_t kv_heads, query_range const& range,
+                   F const& f) {
   std::int32_t const most = larger(1, tile_rows<P>() / (q.rows.heads / kv_heads));
   for (std::int32_t s = 0; s < q.batch.sequences; ++s)
-    for (std::int32_t first = q.begin(s), end = q.end(s); first < end;) {
+    for (std::int32_t first = q.begin(s) + range.first(q.count(s)), end = q.begin(s) + range.last(q.count(s));
+         first < end;) {
       std::int32_t last = end - first > most ? first + most : end;
       if constexpr (requires { pattern.tile_end(std::int32_t{}); }) {
         std::int32_t const cut = pattern.tile_end(q.batch.positions[first]);
@@ -147,10 +150,11 @@ struct plan_memory {
 
 /// per_kv_head may be said where it is not needed: the memory then serves both kinds of plan.
 template <Pattern P, class TQ, Cache C>
-plan_memory take_plan(carve& memory, P const& pattern, query_view<TQ> const& q, C const& cache, bool per_kv_head) {
+plan_memory take_plan(carve& memory, P const& pattern, query_view<TQ> const& q, C const& cache, bool per_kv_head,
+                      query_range const& range = {}) {
   plan_memory m{nullptr, nullptr, 0, 0, per_kv_head};
   std::int64_t runs = 0;
-  for_each_tile(pattern, q, cache.kv_heads, [&](std::int32_t sequence, std::int32_t first, std::int32_t count) {
+  for_each_tile(pattern, q, cache.kv_heads, range, [&](std::int32_t sequence, std::int32_t first, std::int32_t count) {
     ++m.tiles_per_head;
     m.tile_queries = larger(m.tile_queries, count);
     for (std::int32_t h = 0; h < (per_kv_head ? cache.kv_heads : 1); ++h)
@@ -162,7 +166,8 @@ plan_memory take_plan(carve& memory, P const& pattern, query_view<TQ> const& q, 
 }
 
 template <Pattern P, class TQ, Cache C>
-tile_plan make_plan(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cache, plan_memory const& memory) {
+tile_plan make_plan(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cache, plan_memory const& memory,
+                    query_range const& range = {}) {
   std::int32_t const copies = memory.per_kv_head ? cache.kv_heads : 1;
   auto const seen_from = [&](query_tile const& tile, std::int32_t kv_head) {
     return planned_tile<P, TQ, C>{pattern, q, cache, tile.sequence, tile.first, tile.count, kv_head};
@@ -172,11 +177,12 @@ tile_plan make_plan(cpu exec, P const& pattern, query_view<TQ> const& q, C const
     std::int64_t runs = 0;
     for (std::int32_t h = 0; h < copies; ++h) {
       query_tile* next = memory.tiles + std::int64_t{h} * memory.tiles_per_head;
-      for_each_tile(pattern, q, cache.kv_heads, [&](std::int32_t sequence, std::int32_t first, std::int32_t count) {
-        *next = {sequence, first, count, runs, 0};
-        runs += seen_from(*next, h).bound();
-        ++next;
-      });
+      for_each_tile(pattern, q, cache.kv_heads, range,
+                    [&](std::int32_t sequence, std::int32_t first, std::int32_t count) {
+                      *next = {sequence, first, count, runs, 0};
+                      runs += seen_from(*next, h).bound();
+                      ++next;
+                    });
     }
   }
   exec.sync();

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/detail/key_tile.hpp>
+#include <purekv/detail/plan_tiles.hpp>
+#include <purekv/detail/softmax.hpp>
+#include <purekv/primitive.hpp>
+#include <purekv/taps.hpp>
+
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+namespace detail {
+
+/// What one rank needs to attend with a tile of queries: its rows side by side in blocks of block_lanes.
+struct attend_scratch {
+  float* queries;       // [blocks, dim, block_lanes], times scale and log2(e)
+  float* out;           // [blocks, dim, block_lanes], not yet divided by `sum`
+  float* top;           // [blocks, block_lanes] largest logit so far
+  float* sum;           // [blocks, block_lanes] of exp2(logit - top)
+  std::int32_t* bound;  // [blocks, block_lanes] cached tokens that causality shows
+  std::int32_t* low;    // [blocks, block_lanes] which keys of the tile the pattern shows, a bit each: the first 32
+  std::int32_t* high;   // and the others
+  float* scores;        // [key_tile::capacity, block_lanes]
+  float* rescale;       // [block_lanes]
+  key_tile keys;
+
+  static attend_scratch take(carve& memory, std::int64_t rows, std::int32_t dim) {
+    std::int64_t const all_lanes = (rows + block_lanes - 1) / block_lanes * block_lanes;
+    attend_scratch s;
+    s.queries = memory.take<float>(all_lanes * dim);
+    s.out = memory.take<float>(all_lanes * dim);
+    s.top = memory.take<float>(all_lanes);
+    s.sum = memory.take<float>(all_lanes);
+    s.bound = memory.take<std::int32_t>(all_lanes);
+    s.low = memory.take<std::int32_t>(all_lanes);
+    s.high = memory.take<std::int32_t>(all_lanes);
+    s.scores = memory.take<float>(std::int64_t{key_tile::capacity} * block_lanes);
+    s.rescale = memory.take<float>(block_lanes);
+    s.keys = key_tile::take(memory, dim);
+    return s;
+  }
+};
+
+/// Attention of the queries of one tile, all heads of the group of one KV head: the rows of the tile are (query, head),
+/// head fastest. Rows are lanes: logits and weights are [keys, lanes], results [dim, lanes], so that the softmax never
+/// adds across lanes and keys and values are used as they are stored.
+template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
+  using element = typename C::element;
+
+  P const& pattern;
+  query_view<TQ> const& q;
+  C const& cache;
+  self_view<element> const* self;  // null: the cache holds every key
+  rows_view<TO> const& out;
+  float* lse;
+  std::ptrdiff_t lse_stride;
+
+  query_tile const& tile;
+  std::int32_t kv_head;
+  attend_scratch& scratch;
+
+  std::int32_t dim = q.rows.dim;
+  std::int32_t group = q.rows.heads / cache.kv_heads;
+  std::int32_t rows = tile.count * group;
+  std::int32_t blocks = (rows + block_lanes - 1) / block_lanes;
+  float largest_query = 0;
+  bool guarded = false;  // an infinite or NaN value has been seen
+
+  std::int32_t head(std::int32_t row) const { return kv_head * group + row % group; }
+  std::int32_t query(std::int32_t row) const { return tile.first + row / group; }
+  std::int32_t lanes_of(std::int32_t block) const { return smaller(block_lanes, rows - block * block_lanes); }
+  std::ptrdiff_t panel(std::int32_t block) const { return std::ptrdiff_t{block} * block_lanes * dim; }
+
+  void run(key_run const* runs) {
+    pack_queries();
+    find_bounds();
+    start();
+    key_walk<C> walk(cache, tile.sequence, kv_head, runs + tile.runs_begin, tile.runs);
+    while (walk.next(scratch.keys)) {
+      if (scratch.keys.partial != 0) ask_pattern();
+      guarded = guarded || !finite(scratch.keys.largest_value);
+      for (std::int32_t b = 0; b < blocks; ++b) attend_block_of(b);
+    }
+    for (std::int32_t b = 0; b < blocks; ++b) finish(b);
+  }
+
+  void pack_queries() {
+    float const scale = logit_scale(q);
+    for (std::int32_t b = 0; b < blocks; ++b) {
+      auto const row = [&](std::int32_t lane) {
+        std::int32_t const r = b * block_lanes + lane;
+        return q.rows.row(head(r), query(r));
+      };
+      largest_query =
+          larger_magnitude(largest_query, pack_rows(row, lanes_of(b), dim, scale, scratch.queries + panel(b)));
+    }
+  }
+
+  void find_bounds() {
+    std::int32_t seen = 0;
+    for (std::int32_t i = 0; i < tile.count; ++i) {
+      seen = tokens_until(cache, tile.sequence, kv_head, q.batch.positions[tile.first + i], seen);
+      for (std::int32_t g = 0; g < group; ++g) scratch.bound[i * group + g] = seen;
+    }
+    for (std::int32_t r = rows; r < blocks * block_lanes; ++r) {
+      scratch.bound[r] = seen;  // lanes without a query hide nothing
+      scratch.low[r] = scratch.high[r] = -1;
+    }
+  }
+
+  void start() {
+    for (std::int32_t r = 0; r < blocks * block_lanes; ++r) {
+      scratch.top[r] = -largest_logit;
+      scratch.sum[r] = 0;
+    }
+    if (self == nullptr) {
+      for (std::ptrdiff_t i = 0; i < panel(blocks); ++i) scratch.out[i] = 0;
+      return;
+    }
+    float const scale = logit_scale(q);
+    for (std::int32_t b = 0; b < blocks; ++b) {
+      for (std::int32_t r = b * block_lanes; r < b * block_lanes + lanes_of(b); ++r) {
+        if (!sees_itself(r)) continue;
+        float const logit =
+            scale * dot(q.rows.row(head(r), query(r)), self->keys.row(kv_head, query(r)), std::int64_t{dim});
+        if (!(logit == logit)) continue;
+        scratch.top[r] = logit > largest_logit ? largest_logit : logit < -largest_logit ? -largest_logit : logit;
+        scratch.sum[r] = 1;
+      }
+      auto const value = [&](std::int32_t lane) -> element const* {
+        std::int32_t const r = b * block_lanes + lane;
+        return scratch.sum[r] != 0 ? self->values.row(kv_head, query(r)) : nullptr;
+      };
+      guarded = !finite(pack_rows(value, lanes_of(b), dim, 1.0f, scratch.out + panel(b))) || guarded;
+    }
+  }
+
+  bool sees_itself(std::int32_t row) const {
+    std::int32_t const position = q.batch.positions[query(row)], seen = scratch.bound[row];
+    bool const cached = seen > 0 && *cache.run(tile.sequence, kv_head, seen - 1).positions == position;
+    return !cached && pattern.visible(head(row), position, position);
+  }
+
+  /// Sets the bits of `low` and `high` for the keys in the scratch.
+  void ask_pattern() {
+    key_tile const& keys = scratch.keys;
+    constexpr bool per_head = is_per_head<P>();
+    for (std::int32_t i = 0; i < tile.count; ++i) {
+      std::int32_t const position = q.batch.positions[tile.first + i];
+      std::int32_t const end = keys.below(scratch.bound[i * group]);
+      for (std::int32_t g = 0; g < group; ++g) {
+        std::int32_t const row = i * group + g;
+        if (per_head || g == 0) {
+          std::uint64_t seen = ~keys.partial;
+          for (std::uint64_t left = keys.partial; left != 0; left &= left - 1) {
+            std::int32_t const k = __builtin_ctzll(left);
+            if (k >= end) break;
+            if (pattern.visible(kv_head * group + g, position, keys.positions[k])) seen |= std::uint64_t{1} << k;
+          }
+          scratch.low[row] = static_cast<std::int32_t>(static_cast<std::uint32_t>(seen));
+          scratch.high[row] = static_cast<std::int32_t>(static_cast<std::uint32_t>(seen >> 32));
+        } else {
+          scratch.low[row] = scratch.low[row - 1];
+          scratch.high[row] = scratch.high[row - 1];
+        }
+      }
+    }
+  }
+
+  /// The keys in the scratch for one block of lanes.
+  void attend_block_of(std::int32_t block) {
+    key_tile const& keys = scratch.keys;
+    std::int32_t const first = block * block_lanes, last = first + lanes_of(block) - 1;
+    std::int32_t const count = keys.below(scratch.bound[last]);
+    if (count == 0) return;
+    multiply_keys(keys.keys, dim, count, scratch.queries + panel(block), dim, scratch.scores);
+    if (!finite_logits(largest_query, keys.largest_key, dim)) clamp_scores(scratch.scores, count);
+    bool const partial = keys.partial != 0;
+    if (partial || keys.ordinals[count - 1] >= scratch.bound[first])
+      hide_scores(
+          scratch.scores, count, keys.ordinals,
+          {scratch.bound + first, partial ? scratch.low + first : nullptr, partial ? scratch.high + first : nullptr});
+    softmax_step(scratch.scores, count, scratch.top + first, scratch.sum + first, scratch.rescale);
+    if (guarded)
+      multiply_values<true>(keys.values, dim, count, scratch.scores, dim, scratch.rescale, scratch.out + panel(block));
+    else
+      multiply_values<false>(keys.values, dim, count, scratch.scores, dim, scratch.rescale, scratch.out + panel(block));
+  }
+
+  void finish(std::int32_t block) {
+    std::int32_t const first = block * block_lanes, count = lanes_of(block);
+    for (std::int32_t lane = 0; lane < count; ++lane) {
+      std::int32_t const row = first + lane;
+      float const sum = scratch.sum[row];
+      if (lse != nullptr)
+        lse[head(row) * lse_stride + query(row)] = sum > 0 ? scratch.top[row] + __builtin_log2f(sum) : hidden_logit;
+      scratch.rescale[lane] = sum > 0 ? 1 / sum : 0;
+    }
+    unpack_rows(scratch.out + panel(block), scratch.rescale, count, dim,
+                [&](std::int32_t lane) { return out.row(head(first + lane), query(first + lane)); });
+  }
+};
+
+}  // namespace detail
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/detail/simd.hpp>
+
+#include <cstddef>
+
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+namespace detail {
+
+/// What a micro-kernel keeps in registers: `vectors` of query lanes times `rows` of keys (or dims) as accumulators.
+template <int Vectors, int Rows> struct register_block {
+  static constexpr std::int32_t vectors = Vectors;
+  static constexpr std::int32_t rows = Rows;
+};
+
+#if defined(__ARM_NEON)
+using attend_block = register_block<4, 6>;  // 24 of 32 registers
+#else
+using attend_block = register_block<lanes == 16 ? 4 : 2, 6>;  // 24 of 32, 12 of 16
+#endif
+
+/// Queries that a micro-kernel works on side by side, one in each lane.
+inline constexpr std::int32_t block_lanes = attend_block::vectors * lanes;
+
+/// scores[r][lane] = sum_d keys[r][d] * queries[d][lane] for Rows keys.
+template <int Rows>
+PUREKV_INLINE void multiply_keys(float const* keys, std::ptrdiff_t key_stride, float const* queries, std::int32_t dim,
+                                 float* scores) {
+  constexpr std::int32_t vectors = attend_block::vectors;
+  vec sum[Rows][vectors] = {};
+  for (std::int32_t d = 0; d < dim; ++d) {
+    vec q[vectors];
+#pragma GCC unroll 8
+    for (std::int32_t v = 0; v < vectors; ++v) q[v] = load(queries + d * block_lanes + v * lanes);
+#pragma GCC unroll 8
+    for (std::int32_t r = 0; r < Rows; ++r) {
+      vec const k = splat(keys[r * key_stride + d]);
+#pragma GCC unroll 8
+      for (std::int32_t v = 0; v < vectors; ++v) sum[r][v] = fma(k, q[v], sum[r][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (std::int32_t r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+    for (std::int32_t v = 0; v < vectors; ++v) store(scores + r * block_lanes + v * lanes, sum[r][v]);
+}
+
+/// out[d][lane] = rescale[lane] * out[d][lane] + sum_k values[k][d] * weights[k][lane] for Rows dims. With `guarded`, a
+/// weight (or rescale) of zero takes nothing from its factor, even if that is inf or NaN.
+template <int Rows, bool guarded>
+PUREKV_INLINE void multiply_values(float const* values, std::ptrdiff_t value_stride, float const* weights,
+                                   std::int32_t keys, float const* rescale, float* out) {
+  constexpr std::int32_t vectors = attend_block::vectors;
+  vec sum[Rows][vectors];
+#pragma GCC unroll 8
+  for (std::int32_t v = 0; v < vectors; ++v) {
+    vec const factor = load(rescale + v * lanes);
+#pragma GCC unroll 8
+    for (std::int32_t r = 0; r < Rows; ++r) {
+      sum[r][v] = factor * load(out + r * block_lanes + v * lanes);
+      if constexpr (guarded) sum[r][v] = factor == vec{} ? vec{} : sum[r][v];
+    }
+  }
+  for (std::int32_t k = 0; k < keys; ++k) {
+    vec w[vectors];
+#pragma GCC unroll 8
+    for (std::int32_t v = 0; v < vectors; ++v) w[v] = load(weights + k * block_lanes + v * lanes);
+#pragma GCC unroll 8
+    for (std::int32_t r = 0; r < Rows; ++r) {
+      vec const x = splat(values[k * value_stride + r]);
+#pragma GCC unroll 8
+      for (std::int32_t v = 0; v < vectors; ++v) {
+        vec const next = fma(x, w[v], sum[r][v]);
+        if constexpr (guarded)
+          sum[r][v] = w[v] == vec{} ? sum[r][v] : next;
+        else
+          sum[r][v] = next;
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (std::int32_t r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+    for (std::int32_t v = 0; v < vectors; ++v) store(out + r * block_lanes + v * lanes, sum[r][v]);
+}
+
+/// Calls f.operator()<n>(first) for `count` rows in groups of nearly equal size, none larger than Rows: a small group
+/// at the end would leave registers unused.
+template <int Rows = attend_block::rows, class F> PUREKV_INLINE void for_each_group(std::int32_t count, F const& f) {
+  std::int32_t const groups = (count + Rows - 1) / Rows;
+  for (std::int32_t first = 0, left = groups; left > 0; --left) {
+    std::int32_t const size = (count - first + left - 1) / left;
+    dispatch_group<Rows>(size, first, f);
+    first += size;
+  }
+}
+
+template <int Rows, class F> PUREKV_INLINE void dispatch_group(std::int32_t size, std::int32_t first, F const& f) {
+  if (size == Rows)
+    f.template operator()<Rows>(first);
+  else if constexpr (Rows > 1)
+    dispatch_group<Rows - 1>(size, first, f);
+}
+
+/// scores : [keys, block_lanes] = keys : [keys, dim] times queries : [dim, block_lanes].
+inline void multiply_keys(float const* keys, std::ptrdiff_t key_stride, std::int32_t count, float const* queries,
+                          std::int32_t dim, float* scores) {
+  for_each_group(count, [&]<int Rows>(std::int32_t first) {
+    multiply_keys<Rows>(keys + first * key_stride, key_stride, queries, dim, scores + first * block_lanes);
+  });
+}
+
+/// out : [dim, block_lanes] = rescale * out + values^T : [dim, keys] times weights : [keys, block_lanes].
+template <bool guarded>
+void multiply_values(float const* values, std::ptrdiff_t value_stride, std::int32_t count, float const* weights,
+                     std::int32_t dim, float const* rescale, float* out) {
+  for_each_group(dim, [&]<int Rows>(std::int32_t first) {
+    multiply_values<Rows, guarded>(values + first, value_stride, weights, count, rescale, out + first * block_lanes);
+  });
+}
+
+}  // namespace detail
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/detail/carve.hpp>
+#include <purekv/detail/pack.hpp>
+#include <purekv/tile_plan.hpp>
+
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+namespace detail {
+
+/// Up to 64 cached tokens, gathered from the runs of a plan wherever they lie and widened to float.
+struct key_tile {
+  static constexpr std::int32_t capacity = 64;  // one bit each in `partial`; keys and values of 128 dims stay in L2
+
+  float* keys;              // [capacity, dim]
+  float* values;            // [capacity, dim]
+  std::int32_t* ordinals;   // [capacity], ascending
+  std::int32_t* positions;  // [capacity]
+  std::int32_t count = 0;
+  std::uint64_t partial = 0;  // keys that the pattern must be asked about
+  float largest_key = 0, largest_value = 0;
+
+  static key_tile take(carve& memory, std::int32_t dim) {
+    std::int64_t const rows = std::int64_t{capacity} * dim;
+    float* const keys = memory.take<float>(rows);
+    float* const values = memory.take<float>(rows);
+    std::int32_t* const ordinals = memory.take<std::int32_t>(capacity);
+    return {keys, values, ordinals, memory.take<std::int32_t>(capacity)};
+  }
+
+  /// How many of its keys have an ordinal below `bound`.
+  std::int32_t below(std::int32_t bound) const {
+    std::int32_t n = count;
+    while (n > 0 && ordinals[n - 1] >= bound) --n;
+    return n;
+  }
+};
+
+/// Fills tiles with the tokens of `runs`, in order.
+template <Cache C> class key_walk {
+ public:
+  key_walk(C const& cache, std::int32_t sequence, std::int32_t kv_head, key_run const* runs, std::int32_t count)
+      : cache_(cache), sequence_(sequence), kv_head_(kv_head), run_(runs), end_(runs + count) {}
+
+  bool next(key_tile& tile) {
+    tile.count = 0;
+    tile.partial = 0;
+    magnitude keys, values;
+    while (tile.count < key_tile::capacity && run_ != end_) {
+      std::int32_t const first = run_->begin + done_;
+      std::int32_t const count = smaller(key_tile::capacity - tile.count, run_->count - done_);
+      for_each_stretch(cache_, sequence_, kv_head_, first, first + count,
+                       [&](auto const& tokens, std::int32_t ordinal, std::int32_t n) {
+                         add(tile, tokens, ordinal, n, run_->full != 0, keys, values);
+                       });
+      done_ += count;
+      if (done_ == run_->count) {
+        ++run_;
+        done_ = 0;
+      }
+    }
+    tile.largest_key = keys.largest();
+    tile.largest_value = values.largest();
+    return tile.count > 0;
+  }
+
+ private:
+  template <class Run>
+  void add(key_tile& tile, Run const& tokens, std::int32_t ordinal, std::int32_t n, bool full, magnitude& keys,
+           magnitude& values) const {
+    std::ptrdiff_t const row = std::ptrdiff_t{tile.count} * cache_.dim;
+    widen_rows(tokens.keys, tokens.stride, n, cache_.dim, tile.keys + row, keys);
+    widen_rows(tokens.values, tokens.stride, n, cache_.dim, tile.values + row, values);
+    for (std::int32_t i = 0; i < n; ++i) {
+      tile.ordinals[tile.count + i] = ordinal + i;
+      tile.positions[tile.count + i] = tokens.positions[i];
+    }
+    std::uint64_t const bits = n == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
+    if (!full) tile.partial |= bits << tile.count;
+    tile.count += n;
+  }
+
+  C const& cache_;
+  std::int32_t sequence_, kv_head_;
+  key_run const* run_;
+  key_run const* end_;
+  std::int32_t done_ = 0;
+};
+
+}  // namespace detail
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/detail/gemm.hpp>
+#include <purekv/detail/positions.hpp>
+
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+namespace detail {
+
+/// The largest magnitude among floats, by their bits: NaN counts as more than inf.
+class magnitude {
+ public:
+  PUREKV_INLINE void add(vec x) {
+    ivec const bits = ivec(x) & 0x7fffffff;
+    most_ = bits > most_ ? bits : most_;
+  }
+  float largest() const {
+    std::int32_t most = 0;
+    for (std::int32_t i = 0; i < lanes; ++i) most = most_[i] > most ? most_[i] : most;
+    return std::bit_cast<float>(most);
+  }
+
+ private:
+  ivec most_ = {};
+};
+
+inline bool finite(float x) { return x - x == 0; }
+
+/// The larger of two magnitudes; what is not finite stays.
+inline float larger_magnitude(float a, float b) { return !finite(a) || b <= a ? a : b; }
+
+/// packed[d][lane] = scale * row(lane)[d] for lanes < count, 0 behind them or where row(lane) is null. Returns the
+/// largest magnitude written. packed : [dim, block_lanes].
+template <class Row> float pack_rows(Row const& row, std::int32_t count, std::int32_t dim, float scale, float* packed) {
+  vec const factor = splat(scale);
+  magnitude most;
+  for (std::int32_t lane = 0; lane < block_lanes; lane += lanes)
+    for (std::int32_t d = 0; d < dim; d += lanes) {
+      std::int32_t const width = smaller(lanes, dim - d);
+      vec square[lanes] = {};
+      for (std::int32_t i = 0; i < smaller(lanes, count - lane); ++i)
+        if (auto const* const source = row(lane + i); source != nullptr) {
+          square[i] = factor * (width == lanes ? widen(source + d) : widen(source + d, width));
+          most.add(square[i]);
+        }
+      transpose(square);
+      for (std::int32_t i = 0; i < width; ++i) store(packed + (d + i) * block_lanes + lane, square[i]);
+    }
+  return most.largest();
+}
+
+/// row(lane)[d] = scale[lane] * packed[d][lane] for lanes < count.
+template <class Row>
+void unpack_rows(float const* packed, float const* scale, std::int32_t count, std::int32_t dim, Row const& row) {
+  for (std::int32_t lane = 0; lane < count; lane += lanes) {
+    vec const factor = load(scale + lane);
+    for (std::int32_t d = 0; d < dim; d += lanes) {
+      std::int32_t const width = smaller(lanes, dim - d);
+      vec square[lanes] = {};
+      for (std::int32_t i = 0; i < width; ++i) square[i] = factor * load(packed + (d + i) * block_lanes + lane);
+      transpose(square);
+      for (std::int32_t i = 0; i < smaller(lanes, count - lane); ++i)
+        if (width == lanes)
+          narrow(row(lane + i) + d, square[i]);
+        else
+          narrow(row(lane + i) + d, square[i], width);
+    }
+  }
+}
+
+/// dst : [count, dim] in float from rows `stride` apart. Adds what it copies to `most`.
+template <Element T>
+void widen_rows(T const* src, std::ptrdiff_t stride, std::int32_t count, std::int32_t dim, float* dst,
+                magnitude& most) {
+  magnitude seen = most;
+  for (std::int32_t i = 0; i < count; ++i, src += stride, dst += dim) {
+    std::int32_t d = 0;
+    for (; d + lanes <= dim; d += lanes) {
+      vec const x = widen(src + d);
+      seen.add(x);
+      store(dst + d, x);
+    }
+    if (d < dim) {
+      vec const x = widen(src + d, dim - d);
+      seen.add(x);
+      narrow(dst + d, x, dim - d);
+    }
+  }
+  most = seen;
+}
+
+}  // namespace detail
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/detail/gemm.hpp>
+#include <purekv/view.hpp>
+
+#include <limits>
+
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+namespace detail {
+
+inline constexpr float largest_logit = std::numeric_limits<float>::max();
+inline constexpr float hidden_logit = -std::numeric_limits<float>::infinity();
+
+/// What queries are multiplied with: logits live in the domain of exp2.
+template <class TQ> float logit_scale(query_view<TQ> const& q) {
+  constexpr float log2_e = 1.44269504088896340736f;
+  return (q.scale != 0 ? q.scale : 1 / __builtin_sqrtf(static_cast<float>(q.rows.dim))) * log2_e;
+}
+
+/// Whether no logit, nor any sum on the way to it, can be infinite or NaN.
+inline bool finite_logits(float largest_query, float largest_key, std::int32_t dim) {
+  return largest_query * largest_key * static_cast<float>(dim) < largest_logit;
+}
+
+/// Logits that are NaN become hidden, those that are infinite the largest float of their sign. scores : [keys, lanes].
+inline void clamp_scores(float* scores, std::int32_t keys) {
+  for (std::int32_t i = 0; i < keys * block_lanes; i += lanes) {
+    vec const s = load(scores + i);
+    vec const below = s > splat(largest_logit) ? splat(largest_logit) : s;
+    vec const inside = below < splat(-largest_logit) ? splat(-largest_logit) : below;
+    store(scores + i, s == s ? inside : splat(hidden_logit));
+  }
+}
+
+/// Which keys of a tile each query lane sees: those with ordinal < bound[lane], and where `low` is not null, bit k of
+/// {high, low}[lane] set. bound, low, high : [block_lanes].
+struct lane_mask {
+  std::int32_t const* bound;
+  std::int32_t const* low;
+  std::int32_t const* high;
+};
+
+/// Hides the logits that a lane must not see. scores : [keys, block_lanes], keys <= 64.
+inline void hide_scores(float* scores, std::int32_t keys, std::int32_t const* ordinals, lane_mask const& mask) {
+  for (std::int32_t k = 0; k < keys; ++k) {
+    ivec const ordinal = splat(ordinals[k]);
+    ivec const bit = splat(static_cast<std::int32_t>(1u << (k % 32)));
+    std::int32_t const* const bits = k < 32 ? mask.low : mask.high;
+    for (std::int32_t lane = 0; lane < block_lanes; lane += lanes) {
+      float* const s = scores + k * block_lanes + lane;
+      ivec seen = load(mask.bound + lane) > ordinal;
+      if (bits != nullptr) seen &= (load(bits + lane) & bit) != 0;
+      store(s, seen ? load(s) : splat(hidden_logit));
+    }
+  }
+}
+
+/// One step of the online softmax, each lane on its own: top' = max(top, scores), rescale = exp2(top - top'),
+/// scores = exp2(scores - top'), sum = rescale * sum + their sum. `top` starts at -largest_logit, so that what is
+/// hidden weighs 0 however little a lane has seen. scores : [keys, block_lanes]; the others : [block_lanes].
+inline void softmax_step(float* scores, std::int32_t keys, float* top, float* sum, float* rescale) {
+  constexpr std::int32_t vectors = attend_block::vectors;
+  vec most[vectors], added[vectors] = {};
+#pragma GCC unroll 8
+  for (std::int32_t v = 0; v < vectors; ++v) most[v] = load(top + v * lanes);
+  for (std::int32_t k = 0; k < keys; ++k)
+#pragma GCC unroll 8
+    for (std::int32_t v = 0; v < vectors; ++v) most[v] = max(load(scores + k * block_lanes + v * lanes), most[v]);
+  for (std::int32_t k = 0; k < keys; ++k)
+#pragma GCC unroll 8
+    for (std::int32_t v = 0; v < vectors; ++v) {
+      float* const s = scores + k * block_lanes + v * lanes;
+      vec const p = exp2(load(s) - most[v]);
+      store(s, p);
+      added[v] += p;
+    }
+#pragma GCC unroll 8
+  for (std::int32_t v = 0; v < vectors; ++v) {
+    vec const factor = exp2(load(top + v * lanes) - most[v]);
+    store(rescale + v * lanes, factor);
+    store(sum + v * lanes, fma(load(sum + v * lanes), factor, added[v]));
+    store(top + v * lanes, most[v]);
+  }
+}
+
+}  // namespace detail
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA
