@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/cpu.hpp>
+#include <purekv/status.hpp>
+
+#include <cstdint>
+
+namespace engine {
+
+/// One layer's vectors as matrix products leave them, token after token, rotary embedding applied.
+/// q, out : [tokens, heads, dim], k, v : [tokens, kv_heads, dim], positions : [tokens]
+struct layer_rows {
+  int tokens;
+  std::int32_t const* positions;
+  float const *q, *k, *v;
+  float* out;
+};
+
+/// Attention and its cache, as a model sees them. For each layer, in order: `open` by one thread, `run` by all of the
+/// model's threads together, `close` by one thread. The first pass after `begin` is the prompt.
+class attention {
+ public:
+  virtual ~attention() = default;
+
+  virtual void begin(int prompt_tokens, int new_tokens) = 0;
+  virtual void open(int layer, int tokens, std::int32_t const* positions) = 0;
+  virtual purekv::status run(purekv::cpu exec, int layer, layer_rows const& rows) = 0;
+  virtual void close(int layer) = 0;
+};
+
+}  // namespace engine

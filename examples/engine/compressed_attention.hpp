@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "cache_memory.hpp"
+#include "measured_attention.hpp"
+
+#include <purekv/pattern/dense.hpp>
+#include <purekv/pipeline.hpp>
+
+#include <optional>
+#include <vector>
+
+namespace engine {
+
+/// When each layer evicts, and by which layers' score.
+struct layer_schedule {
+  std::vector<purekv::layer_plan> layers;
+  std::vector<purekv::source_band> bands;
+
+  purekv::schedule view() const {
+    return {layers.data(), static_cast<std::int32_t>(layers.size()), bands.data(),
+            static_cast<std::int32_t>(bands.size())};
+  }
+};
+
+/// Attention by PureKV over a cache that its pipeline compresses while the prompt passes. Owns the caches: a layer's
+/// memory is taken when the schedule first needs it and given back as soon as it does not.
+template <purekv::Element T, class Compressor> class compressed_attention final : public measured_attention {
+ public:
+  compressed_attention(purekv::model_shape const& model, layer_schedule schedule, Compressor const& compressor,
+                       int threads)
+      : model_(model),
+        threads_(threads),
+        schedule_(std::move(schedule)),
+        pipeline_(model, schedule_.view(), compressor, purekv::dense{}) {
+    pipeline_.check().or_throw();
+    pipeline_.listen(
+        {[](void* self, purekv::pipeline_phase phase) { static_cast<compressed_attention*>(self)->enter(phase); },
+         this});
+  }
+  compressed_attention(compressed_attention const&) = delete;
+  compressed_attention& operator=(compressed_attention const&) = delete;
+
+  void begin(int prompt_tokens, int new_tokens) override {
+    prompt_ = prompt_tokens;
+    new_tokens_ = new_tokens;
+    prefilled_ = false;
+    layers_.clear();
+    layers_.resize(schedule_.layers.size());
+    storage_.assign(layers_.size(), {});
+    state_ = aligned_memory(pipeline_.state_bytes(1, prompt_));
+    pipeline_.begin(1, &prompt_, new_tokens_, {state_.data(), state_.bytes()}).or_throw();
+  }
+
+  void open(int layer, int tokens, std::int32_t const* positions) override {
+    if (!prefilled_) take_memory(layer);
+    // Workspaces depend on shapes and positions only, so the rows need no data yet.
+    auto const q = queries({.tokens = tokens, .positions = positions});
+    purekv::cpu const exec{0, threads_};
+    std::size_t const bytes = prefilled_ ? pipeline_.template decode_workspace<T>(exec, layer, q, storage_.data())
+                                         : pipeline_.template prefill_workspace<T>(exec, q);
+    if (workspace_.bytes() < bytes) workspace_ = aligned_memory(bytes);
+  }
+
+  void close(int layer) override {
+    if (prefilled_) return;
+    for (int l = 0; l <= layer; ++l)
+      if (pipeline_.released(l)) layers_[index(l)].full.reset();
+    if (layer + 1 < model_.layers) return;
+    shared_full_.reset();
+    workspace_ = {};
+    prefilled_ = true;
+  }
+
+  purekv::status run(purekv::cpu exec, int layer, layer_rows const& rows) override {
+    auto const heads = [&](auto* data, int count) { return purekv::token_major(data, count, rows.tokens, model_.dim); };
+    auto const k = heads(rows.k, model_.kv_heads), v = heads(rows.v, model_.kv_heads);
+    auto const out = heads(rows.out, model_.heads);
+    purekv::workspace const work{workspace_.data(), workspace_.bytes()};
+    if (prefilled_) return pipeline_.decode(exec, layer, queries(rows), k, v, storage_.data(), out, work);
+
+    if (exec.rank() == 0) watch_.start();
+    purekv::status const result = pipeline_.prefill(exec, layer, queries(rows), k, v, storage_.data(), out, work);
+    if (exec.rank() == 0) watch_.charge_to(*charged_);
+    return result;
+  }
+
+  seconds attention_time() const override { return attention_time_; }
+  seconds compression_time() const override { return compression_time_; }
+  int first_layer_that_differs() const override {
+    int layer = 0;
+    while (layer < model_.layers && schedule_.layers[index(layer)].when != purekv::evict_when::before_attending)
+      ++layer;
+    return layer;
+  }
+  std::int64_t cache_bytes() const override { return meter_.now(); }
+  std::int64_t peak_cache_bytes() const override { return meter_.peak(); }
+  std::string describe(int prompt_tokens, int new_tokens) const override {
+    return pipeline_.describe(prompt_tokens, new_tokens, sizeof(T));
+  }
+
+ private:
+  struct layer_memory {
+    std::optional<cache_memory<T>> full, kept;
+  };
+
+  void enter(purekv::pipeline_phase phase) {
+    watch_.charge_to(*charged_);
+    charged_ = phase == purekv::pipeline_phase::attending ? &attention_time_ : &compression_time_;
+  }
+
+  static std::size_t index(int layer) { return static_cast<std::size_t>(layer); }
+
+  purekv::query_view<float> queries(layer_rows const& rows) const {
+    return {purekv::token_major(rows.q, model_.heads, rows.tokens, model_.dim), {.positions = rows.positions}};
+  }
+
+  void take_memory(int layer) {
+    std::int64_t const prompt_slots = std::int64_t{model_.kv_heads} * prompt_;
+    if (pipeline_.needs_full(layer)) {
+      auto& full = pipeline_.keeps_full(layer) ? layers_[index(layer)].full : shared_full_;
+      if (!full) full.emplace(meter_, prompt_slots, model_.kv_heads, model_.dim);
+      storage_[index(layer)].full = full->contiguous();
+    }
+    for (int l = 0; l <= layer; ++l)
+      if (pipeline_.evicts_at(l) == layer) {
+        auto& kept = layers_[index(l)].kept;
+        kept.emplace(meter_, pipeline_.kept_slots(l, prompt_, new_tokens_), model_.kv_heads, model_.dim);
+        storage_[index(l)].kept = kept->ragged();
+      }
+  }
+
+  purekv::model_shape model_;
+  int threads_;
+  layer_schedule schedule_;
+  purekv::pipeline<Compressor, purekv::dense> pipeline_;
+  cache_meter meter_;
+  std::vector<layer_memory> layers_;
+  std::optional<cache_memory<T>> shared_full_;  // of the layers that evict at once, one after the other
+  std::vector<purekv::layer_storage<T>> storage_;
+  aligned_memory state_, workspace_;
+  std::int32_t prompt_ = 0, new_tokens_ = 0;
+  bool prefilled_ = false;
+  stopwatch watch_;
+  seconds attention_time_{}, compression_time_{};
+  seconds* charged_ = &attention_time_;
+};
+
+}  // namespace engine

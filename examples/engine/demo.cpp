@@ -1,0 +1,77 @@
+// examples/engine/demo.cpp: a real language model answers questions about a document from a compressed KV cache.
+// SPDX-License-Identifier: Apache-2.0
+#include "engine.hpp"
+#include "error.hpp"
+#include "needle.hpp"
+#include "prompt.hpp"
+#include "report.hpp"
+
+#include <fstream>
+#include <iostream>
+#include <iterator>
+
+namespace {
+
+std::string read_text(std::filesystem::path const& file) {
+  std::ifstream in(file, std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(in), {}};
+  if (!in || std::filesystem::is_directory(file)) throw engine::bad_input(file.string() + ": cannot be read");
+  return text;
+}
+
+nlohmann::json fill_table(engine::engine& model, engine::tokenizer const& words, std::span<int const> document,
+                          engine::options const& o) {
+  if (o.tokens > 0 && document.size() > static_cast<std::size_t>(o.tokens))
+    document = document.first(static_cast<std::size_t>(o.tokens));
+  std::mt19937 generator(o.seed);
+  engine::needle const fact = engine::needle::random(generator);
+  bool const hidden = o.question.empty();
+  std::vector<int> const prompt =
+      hidden ? engine::hide(fact, document, o.depth, words) : engine::ask(o.question, document, words);
+  engine::answer_reader const reader{
+      [&](int token) { return words.text(token); },
+      [&](int token) { return words.ends(token) || (!hidden && words.text(token) == "\n"); },
+      [&](std::string const& text) { return hidden ? std::optional(fact.answered_by(text)) : std::nullopt; }};
+
+  std::cout << prompt.size() << " tokens. "
+            << (hidden ? "Hidden:" + fact.sentence() + "Asked: " + fact.question().substr(2) : "Asked: " + o.question)
+            << "\n\n"
+            << std::flush;
+  if (o.describe)
+    for (auto const& [preset, compression] : o.rows())
+      std::cout << preset << ' ' << compression << "x\n"
+                << make_attention(preset, compression, o.element, model.shape(), model.threads())
+                       ->describe(static_cast<int>(prompt.size()), o.new_tokens)
+                << '\n';
+  std::vector<engine::measurement> rows = measure_rows(model, o, prompt, reader);
+  nlohmann::json data = nlohmann::json::array();
+  for (engine::measurement& row : rows) {
+    data.push_back(to_json(row));
+    row.answer = row.answer.substr(0, row.answer.find('\n'));
+  }
+  std::cout << table(rows);
+  return {{"prompt_tokens", prompt.size()}, {"rows", data}};
+}
+
+int run(int argc, char** argv) {
+  engine::options const o = engine::parse_options(argc, argv, true);
+  std::string const text = read_text(o.document);
+  engine::gguf_model const weights(o.model, o.float_weights);
+  engine::tokenizer const words(o.model);
+  engine::engine model(weights, o.threads);
+  std::vector<int> const document = words.tokens(text);
+  std::cout << o.model.filename().string() << " on " << o.threads << " threads, " << o.document.filename().string()
+            << ": " << document.size() << " tokens\n";
+
+  nlohmann::json data = o.needles > 0 ? nlohmann::json{{"needles", find_needles(model, words, document, o)}}
+                                      : fill_table(model, words, document, o);
+  data["model"] = to_json(model.shape());
+  data["threads"] = o.threads;
+  data["float_weights"] = o.float_weights;
+  if (!o.json.empty()) engine::write_json(o.json, data);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return engine::report_errors("demo", run, argc, argv); }

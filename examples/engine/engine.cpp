@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine.hpp"
+
+#include <numeric>
+#include <stdexcept>
+
+namespace engine {
+
+namespace {
+
+constexpr std::size_t graph_nodes = 64;
+
+/// What the custom operation of one layer works on. Each of ggml's threads enters with its rank.
+struct attention_call {
+  attention& target;
+  purekv::spin_barrier& barrier;
+  std::int32_t const* positions;
+  int layer;
+  purekv::status status{};
+
+  /// The result has the shape of the queries: [tokens, heads * dim].
+  ggml_tensor* operation(ggml_context* context, ggml_tensor* (&qkv)[3], std::int64_t tokens, float* result = nullptr) {
+    ggml_tensor* const out = ggml_custom_4d(context, GGML_TYPE_F32, ggml_nelements(qkv[0]) / tokens, tokens, 1, 1, qkv,
+                                            3, &attention_call::enter, GGML_N_TASKS_MAX, this);
+    if (result != nullptr) out->data = result;
+    return out;
+  }
+
+  static void enter(ggml_tensor* out, int rank, int ranks, void* self) {
+    auto& call = *static_cast<attention_call*>(self);
+    purekv::cpu const exec{rank, ranks, &purekv::spin_barrier::wait, &call.barrier};
+    layer_rows const rows{.tokens = static_cast<int>(out->ne[1]),
+                          .positions = call.positions,
+                          .q = ggml_get_data_f32(out->src[0]),
+                          .k = ggml_get_data_f32(out->src[1]),
+                          .v = ggml_get_data_f32(out->src[2]),
+                          .out = ggml_get_data_f32(out)};
+    purekv::status const status = call.target.run(exec, call.layer, rows);
+    if (rank == 0) call.status = status;
+  }
+};
+
+ggml_tensor* linear(ggml_context* context, ggml_tensor* weight, ggml_tensor* bias, ggml_tensor* x) {
+  ggml_tensor* const y = ggml_mul_mat(context, weight, x);
+  return bias == nullptr ? y : ggml_add(context, y, bias);
+}
+
+}  // namespace
+
+engine::engine(gguf_model const& model, int threads)
+    : model_(model),
+      threads_(threads),
+      barrier_(threads),
+      backend_(ggml_backend_cpu_init()),
+      allocator_(ggml_gallocr_new(ggml_backend_cpu_buffer_type())),
+      graph_memory_(graph_nodes * ggml_tensor_overhead() + ggml_graph_overhead_custom(graph_nodes, false)) {
+  ggml_threadpool_params params = ggml_threadpool_params_default(threads);
+  pool_.reset(ggml_threadpool_new(&params));
+  ggml_backend_cpu_set_threadpool(backend_.get(), pool_.get());
+  ggml_backend_cpu_set_n_threads(backend_.get(), threads);
+}
+
+std::vector<float> engine::prefill(std::span<int const> tokens, attention& attention) {
+  embed(tokens, 0);
+  for (int layer = 0; layer < shape().layers; ++layer) pass(layer, attention);
+  return logits(static_cast<int>(tokens.size()) - 1, 1);
+}
+
+std::vector<float> engine::record(std::span<int const> tokens, attention& full, recorded_prompt& pass) {
+  struct recorder final : attention {
+    attention& inner;
+    engine& model;
+    recorded_prompt& pass;
+    recorder(attention& a, engine& m, recorded_prompt& p) : inner(a), model(m), pass(p) {}
+
+    void begin(int prompt_tokens, int new_tokens) override { inner.begin(prompt_tokens, new_tokens); }
+    void open(int layer, int count, std::int32_t const* positions) override {
+      pass.hidden.push_back(model.hidden_);
+      inner.open(layer, count, positions);
+    }
+    purekv::status run(purekv::cpu exec, int layer, layer_rows const& rows) override {
+      if (exec.rank() == 0) {
+        auto keep = [&](std::vector<std::vector<float>>& all, float const* data, int heads) {
+          all.emplace_back(data, data + std::ptrdiff_t{rows.tokens} * heads * model.shape().dim);
+        };
+        keep(pass.q, rows.q, model.shape().heads);
+        keep(pass.k, rows.k, model.shape().kv_heads);
+        keep(pass.v, rows.v, model.shape().kv_heads);
+      }
+      return inner.run(exec, layer, rows);
+    }
+    void close(int layer) override { inner.close(layer); }
+  } recording(full, *this, pass);
+
+  pass = {};
+  std::vector<float> result = prefill(tokens, recording);
+  pass.hidden.push_back(hidden_);
+  return result;
+}
+
+std::vector<float> engine::replay(recorded_prompt const& pass, int first, attention& attention) {
+  std::size_t const tokens = pass.hidden[0].size() / static_cast<std::size_t>(shape().hidden);
+  place(tokens, 0);
+  std::vector<float> unused(pass.q[0].size());
+  for (int layer = 0; layer < first; ++layer) {
+    auto const l = static_cast<std::size_t>(layer);
+    attention.open(layer, static_cast<int>(tokens), positions_.data());
+    attention_call call{attention, barrier_, positions_.data(), layer};
+    compute([&](ggml_context* c) {
+      auto rows = [&](std::vector<float> const& data) {
+        std::int64_t const columns = static_cast<std::int64_t>(data.size() / tokens);
+        ggml_tensor* const tensor = ggml_new_tensor_2d(c, GGML_TYPE_F32, columns, static_cast<std::int64_t>(tokens));
+        tensor->data = const_cast<float*>(data.data());
+        return tensor;
+      };
+      ggml_tensor* qkv[] = {rows(pass.q[l]), rows(pass.k[l]), rows(pass.v[l])};
+      return call.operation(c, qkv, static_cast<std::int64_t>(tokens), unused.data());
+    });
+    call.status.or_throw();
+    attention.close(layer);
+  }
+  hidden_ = pass.hidden[static_cast<std::size_t>(first)];
+  for (int layer = first; layer < shape().layers; ++layer) this->pass(layer, attention);
+  return logits(static_cast<int>(tokens) - 1, 1);
+}
+
+std::vector<float> engine::decode(int token, int position, attention& attention) {
+  embed({&token, 1}, position);
+  for (int layer = 0; layer < shape().layers; ++layer) pass(layer, attention);
+  return logits(0, 1);
+}
+
+void engine::place(std::size_t tokens, int first_position) {
+  hidden_.resize(tokens * static_cast<std::size_t>(shape().hidden));
+  positions_.resize(tokens);
+  std::iota(positions_.begin(), positions_.end(), first_position);
+}
+
+void engine::embed(std::span<int const> tokens, int first_position) {
+  place(tokens.size(), first_position);
+  compute([&](ggml_context* context) {
+    ggml_tensor* const ids = ggml_new_tensor_1d(context, GGML_TYPE_I32, static_cast<std::int64_t>(tokens.size()));
+    ids->data = const_cast<int*>(tokens.data());
+    ggml_tensor* const rows = ggml_get_rows(context, model_.token_embedding(), ids);
+    rows->data = hidden_.data();
+    return rows;
+  });
+}
+
+void engine::pass(int layer, attention& attention) {
+  block_weights const& w = model_.block(layer);
+  model_shape const& s = shape();
+  int const tokens = static_cast<int>(positions_.size());
+  attention_call call{attention, barrier_, positions_.data(), layer};
+
+  attention.open(layer, tokens, positions_.data());
+  compute([&](ggml_context* c) {
+    ggml_tensor* const positions = ggml_new_tensor_1d(c, GGML_TYPE_I32, tokens);
+    positions->data = positions_.data();
+    auto norm = [&](ggml_tensor* x, ggml_tensor* weight) {
+      return ggml_mul(c, ggml_rms_norm(c, x, model_.norm_epsilon()), weight);
+    };
+    // GGUF files of this architecture hold query and key weights permuted for rotation of neighbouring elements.
+    auto rotate = [&](ggml_tensor* x, int heads) {
+      return ggml_rope_ext(c, ggml_reshape_3d(c, x, s.dim, heads, tokens), positions, model_.rope_factors(), s.dim,
+                           GGML_ROPE_TYPE_NORMAL, s.context, model_.rope_base(), model_.rope_scale(), 0, 1, 32, 1);
+    };
+    ggml_tensor* const x = hidden_states(c, 0, tokens);
+    ggml_tensor* const h = norm(x, w.attn_norm);
+    ggml_tensor* qkv[] = {rotate(linear(c, w.attn_q, w.attn_q_bias, h), s.heads),
+                          rotate(linear(c, w.attn_k, w.attn_k_bias, h), s.kv_heads),
+                          linear(c, w.attn_v, w.attn_v_bias, h)};
+    ggml_tensor* const attended = call.operation(c, qkv, tokens);
+    ggml_tensor* const y = ggml_add(c, linear(c, w.attn_output, w.attn_output_bias, attended), x);
+    ggml_tensor* const g = norm(y, w.ffn_norm);
+    ggml_tensor* const wide = ggml_swiglu_split(c, ggml_mul_mat(c, w.ffn_gate, g), ggml_mul_mat(c, w.ffn_up, g));
+    return ggml_cpy(c, ggml_add(c, ggml_mul_mat(c, w.ffn_down, wide), y), x);
+  });
+  call.status.or_throw();
+  attention.close(layer);
+}
+
+std::vector<float> engine::logits(int first, int count) {
+  std::vector<float> result(static_cast<std::size_t>(count) * static_cast<std::size_t>(shape().vocabulary));
+  compute([&](ggml_context* c) {
+    ggml_tensor* const x = ggml_rms_norm(c, hidden_states(c, first, count), model_.norm_epsilon());
+    ggml_tensor* const rows = ggml_mul_mat(c, model_.output(), ggml_mul(c, x, model_.output_norm()));
+    rows->data = result.data();
+    return rows;
+  });
+  return result;
+}
+
+ggml_tensor* engine::hidden_states(ggml_context* context, int first, int count) {
+  ggml_tensor* const x = ggml_new_tensor_2d(context, GGML_TYPE_F32, shape().hidden, count);
+  x->data = hidden_.data() + std::size_t(first) * std::size_t(shape().hidden);
+  return x;
+}
+
+void engine::compute(std::function<ggml_tensor*(ggml_context*)> const& build) {
+  ggml_context_ptr const context(
+      ggml_init({.mem_size = graph_memory_.size(), .mem_buffer = graph_memory_.data(), .no_alloc = true}));
+  ggml_cgraph* const graph = ggml_new_graph_custom(context.get(), graph_nodes, false);
+  ggml_build_forward_expand(graph, build(context.get()));
+  if (!ggml_gallocr_alloc_graph(allocator_.get(), graph)) throw std::bad_alloc();
+  if (ggml_backend_graph_compute(backend_.get(), graph) != GGML_STATUS_SUCCESS)
+    throw std::runtime_error("ggml could not compute a layer");
+}
+
+}  // namespace engine

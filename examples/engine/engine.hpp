@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "gguf_model.hpp"
+
+#include <ggml-cpp.h>
+#include <ggml-cpu.h>
+#include <purekv/thread_team.hpp>
+
+#include <functional>
+
+namespace engine {
+
+/// A prompt's pass with full attention: what enters each layer, [tokens, hidden], and the vectors attention gets.
+struct recorded_prompt {
+  std::vector<std::vector<float>> hidden, q, k, v;  // [layers], hidden also after the last
+};
+
+/// The forward pass of a Llama-architecture model: matrix products, norms and rotary embedding by ggml on ggml's
+/// threads; attention, on the same threads, by an `attention` inside a ggml custom operation. One ggml graph per layer,
+/// so that a layer's cache can be evicted, and its memory given back, before the next one starts.
+class engine final : public language_model {
+ public:
+  engine(gguf_model const& model, int threads);
+
+  model_shape const& shape() const override { return model_.shape(); }
+  int threads() const override { return threads_; }
+  std::vector<float> prefill(std::span<int const> tokens, attention& attention) override;
+  std::vector<float> decode(int token, int position, attention& attention) override;
+
+  /// As prefill with an attention that attends to everything, and remembers the pass.
+  std::vector<float> record(std::span<int const> tokens, attention& full, recorded_prompt& pass);
+
+  /// As prefill of the recorded prompt, for an attention that attends to everything in the layers before `first`: these
+  /// get the recorded vectors, the others are computed. The result is the same, bit for bit.
+  std::vector<float> replay(recorded_prompt const& pass, int first, attention& attention);
+
+  /// Logits after `count` of the tokens of the latest pass: [count, vocabulary].
+  std::vector<float> logits(int first, int count);
+
+ private:
+  struct threadpool_deleter {
+    void operator()(ggml_threadpool* pool) const { ggml_threadpool_free(pool); }
+  };
+
+  void place(std::size_t tokens, int first_position);
+  void embed(std::span<int const> tokens, int first_position);
+  void pass(int layer, attention& attention);
+  void compute(std::function<ggml_tensor*(ggml_context*)> const& build);
+  ggml_tensor* hidden_states(ggml_context* context, int first, int count);
+
+  gguf_model const& model_;
+  int threads_;
+  purekv::spin_barrier barrier_;
+  std::unique_ptr<ggml_threadpool, threadpool_deleter> pool_;
+  ggml_backend_ptr backend_;
+  ggml_gallocr_ptr allocator_;
+  std::vector<std::byte> graph_memory_;
+  std::vector<float> hidden_;  // [tokens, hidden] between layers
+  std::vector<std::int32_t> positions_;
+};
+
+}  // namespace engine

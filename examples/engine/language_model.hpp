@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "attention.hpp"
+
+#include <span>
+#include <vector>
+
+namespace engine {
+
+struct model_shape {
+  int layers = 0, heads = 0, kv_heads = 0, dim = 0;
+  int hidden = 0, feed_forward = 0, vocabulary = 0, context = 0;
+};
+
+/// A transformer whose attention and cache belong to somebody else: layer by layer it hands queries, keys and values to
+/// an `attention` and goes on with what comes back.
+class language_model {
+ public:
+  virtual ~language_model() = default;
+  virtual model_shape const& shape() const = 0;
+  virtual int threads() const = 0;
+
+  /// Passes the prompt through all layers, each with all tokens at once. Returns the logits after its last token.
+  virtual std::vector<float> prefill(std::span<int const> tokens, attention& attention) = 0;
+
+  /// Passes one more token. Returns the logits after it.
+  virtual std::vector<float> decode(int token, int position, attention& attention) = 0;
+};
+
+}  // namespace engine

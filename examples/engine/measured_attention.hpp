@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "attention.hpp"
+
+#include <chrono>
+#include <string>
+
+namespace engine {
+
+using seconds = std::chrono::duration<double>;
+
+/// An attention that knows what it costs.
+class measured_attention : public attention {
+ public:
+  /// Seconds of the prompt's pass: caching and attending; scoring, selecting and compacting.
+  virtual seconds attention_time() const = 0;
+  virtual seconds compression_time() const = 0;
+
+  /// Keys, values, positions and bookkeeping as allocated, the room for new tokens included: now, and at most.
+  virtual std::int64_t cache_bytes() const = 0;
+  virtual std::int64_t peak_cache_bytes() const = 0;
+
+  /// Layers up to this one get the same input whatever is evicted.
+  virtual int first_layer_that_differs() const = 0;
+
+  /// The schedule in words.
+  virtual std::string describe(int prompt_tokens, int new_tokens) const = 0;
+};
+
+/// Adds up the seconds between marks; one thread calls it.
+class stopwatch {
+ public:
+  void start() { last_ = std::chrono::steady_clock::now(); }
+  void charge_to(seconds& total) {
+    auto const now = std::chrono::steady_clock::now();
+    total += now - last_;
+    last_ = now;
+  }
+
+ private:
+  std::chrono::steady_clock::time_point last_{};
+};
+
+}  // namespace engine

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "needle.hpp"
+
+#include "error.hpp"
+#include "experiment.hpp"
+#include "prompt.hpp"
+#include "report.hpp"
+
+#include <iostream>
+
+namespace engine {
+
+namespace {
+
+struct tally {
+  share all;         // over all documents
+  share where_full;  // over those that the full cache answers
+};
+
+std::string interval(share const& s) {
+  if (s.all == 0) return "-";
+  return std::to_string(s.right) + '/' + std::to_string(s.all) + " (" + with_decimals(100 * s.low(), 0) + "-" +
+         with_decimals(100 * s.high(), 0) + " %)";
+}
+
+nlohmann::json to_json(share const& s) {
+  return {{"right", s.right}, {"of", s.all}, {"low", s.low()}, {"high", s.high()}};
+}
+
+}  // namespace
+
+nlohmann::json find_needles(engine& model, tokenizer const& words, std::span<int const> document, options const& o) {
+  auto rows = o.rows();
+  std::erase_if(rows, [](options::row const& row) { return row.preset == "full"; });  // the reference below
+  int const runs = static_cast<int>(rows.size() + 1) * o.needles;
+  nlohmann::json result = nlohmann::json::array();
+  constexpr int answer_tokens = 12;
+
+  for (int const length : o.lengths) {
+    if (document.size() < static_cast<std::size_t>(length))
+      throw bad_input("the document has " + std::to_string(document.size()) + " tokens; --lengths asks for " +
+                      std::to_string(length));
+    std::mt19937 generator(o.seed);
+    std::vector<tally> tallies(rows.size());
+    share full;
+    nlohmann::json answers = nlohmann::json::array();
+    progress_bar bar(runs);
+
+    for (int i = 0; i < o.needles; ++i) {
+      needle const fact = needle::random(generator);
+      double const depth = 0.1 + 0.8 * (i + 0.5) / o.needles;
+      auto const first =
+          std::uniform_int_distribution<std::size_t>(0, document.size() - static_cast<std::size_t>(length))(generator);
+      std::vector<int> const prompt =
+          hide(fact, document.subspan(first, static_cast<std::size_t>(length)), depth, words);
+      auto const tokens = static_cast<int>(prompt.size());
+      if (tokens + answer_tokens > model.shape().context)
+        throw bad_input("a document of " + std::to_string(length) + " tokens is longer than the model's context of " +
+                        std::to_string(model.shape().context));
+      // A word after the code ends the answer: it is right or wrong by then.
+      answer_reader const reader{[&](int token) { return words.text(token); },
+                                 [&](int token) { return words.ends(token) || words.text(token) == "\n"; },
+                                 [&](std::string const& text) { return fact.answered_by(text); }};
+
+      // Every preset attends to all in its lower layers, or in all: what enters those layers is computed once.
+      recorded_prompt pass;
+      bar.step(std::to_string(length) + " tokens: full");
+      auto const reference = make_attention("full", 1, o.element, model.shape(), model.threads());
+      measurement const whole = answer_prompt(model, *reference, tokens, answer_tokens, reader,
+                                              [&] { return model.record(prompt, *reference, pass); });
+      full.all += 1;
+      full.right += *whole.right;
+
+      nlohmann::json record{{"name", fact.name}, {"code", fact.code}, {"depth", depth}, {"full", whole.answer}};
+      for (std::size_t r = 0; r < rows.size(); ++r) {
+        auto const& [preset, compression] = rows[r];
+        bar.step(std::to_string(length) + " tokens: " + preset + ' ' + std::to_string(compression) + 'x');
+        auto const attention = make_attention(preset, compression, o.element, model.shape(), model.threads());
+        measurement const m = answer_prompt(model, *attention, tokens, answer_tokens, reader, [&] {
+          return model.replay(pass, attention->first_layer_that_differs(), *attention);
+        });
+        tallies[r].all.all += 1;
+        tallies[r].all.right += *m.right;
+        tallies[r].where_full.all += *whole.right;
+        tallies[r].where_full.right += *whole.right && *m.right;
+        record[preset + ' ' + std::to_string(compression) + 'x'] = m.answer;
+      }
+      answers.push_back(record);
+    }
+
+    std::vector<std::vector<std::string>> cells{{"preset", "smaller", "right", "right where full is"}};
+    cells.push_back({"full", "-", interval(full), "-"});
+    nlohmann::json shares = nlohmann::json::array();
+    for (std::size_t r = 0; r < rows.size(); ++r) {
+      cells.push_back({rows[r].preset, std::to_string(rows[r].compression) + 'x', interval(tallies[r].all),
+                       interval(tallies[r].where_full)});
+      shares.push_back({{"preset", rows[r].preset},
+                        {"compression", rows[r].compression},
+                        {"right", to_json(tallies[r].all)},
+                        {"right_where_full_is", to_json(tallies[r].where_full)}});
+    }
+    std::cout << '\n'
+              << o.needles << " documents of " << length << " tokens, share right with 95 % intervals (Wilson):\n\n"
+              << markdown(cells) << std::flush;
+    result.push_back({{"tokens", length}, {"full", to_json(full)}, {"presets", shares}, {"answers", answers}});
+  }
+  return result;
+}
+
+}  // namespace engine

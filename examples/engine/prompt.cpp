@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "prompt.hpp"
+
+#include <array>
+
+namespace engine {
+
+namespace {
+
+void append(std::vector<int>& tokens, std::span<int const> more) {
+  tokens.insert(tokens.end(), more.begin(), more.end());
+}
+
+}  // namespace
+
+needle needle::random(std::mt19937& generator) {
+  static constexpr std::array colours{"blue", "red", "green", "white", "golden", "silver"};
+  static constexpr std::array things{"door", "gate", "box", "safe", "locker", "bridge"};
+  auto below = [&](std::size_t n) { return std::uniform_int_distribution<std::size_t>(0, n - 1)(generator); };
+  needle result{std::string(colours[below(colours.size())]) + ' ' + things[below(things.size())], {}};
+  for (int i = 0; i < 5; ++i) result.code += static_cast<char>('0' + below(10));
+  return result;
+}
+
+std::string needle::sentence() const { return "\nThe secret code of the " + name + " is " + code + ".\n"; }
+
+std::string needle::question() const {
+  return "\n\nQuestion: What is the secret code of the " + name + "?\nAnswer: The secret code of the " + name + " is";
+}
+
+bool needle::answered_by(std::string_view text) const {
+  text.remove_prefix(std::min(text.find_first_not_of(' '), text.size()));
+  bool const more_digits = text.size() > code.size() && text[code.size()] >= '0' && text[code.size()] <= '9';
+  return text.starts_with(code) && !more_digits;
+}
+
+std::vector<int> hide(needle const& fact, std::span<int const> document, double depth, tokenizer const& words) {
+  auto const before = static_cast<std::size_t>(depth * static_cast<double>(document.size()));
+  std::vector<int> tokens(document.begin(), document.begin() + static_cast<std::ptrdiff_t>(before));
+  append(tokens, words.tokens(fact.sentence()));
+  append(tokens, document.subspan(before));
+  append(tokens, words.tokens(fact.question()));
+  return tokens;
+}
+
+std::vector<int> ask(std::string const& question, std::span<int const> document, tokenizer const& words) {
+  std::vector<int> tokens(document.begin(), document.end());
+  append(tokens, words.tokens("\n\nQuestion: " + question + "\nAnswer:"));
+  return tokens;
+}
+
+}  // namespace engine

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "tokenizer.hpp"
+
+#include <random>
+#include <span>
+
+namespace engine {
+
+/// A fact to hide in a document and to ask for.
+struct needle {
+  std::string name, code;
+
+  static needle random(std::mt19937& generator);
+  std::string sentence() const;
+  std::string question() const;
+  /// The answer begins with the code and no further digit.
+  bool answered_by(std::string_view text) const;
+};
+
+/// document[0, depth), the needle, the rest of the document, the question.
+std::vector<int> hide(needle const& fact, std::span<int const> document, double depth, tokenizer const& words);
+
+/// The document and a question of the user's own.
+std::vector<int> ask(std::string const& question, std::span<int const> document, tokenizer const& words);
+
+}  // namespace engine
