@@ -21,6 +21,13 @@ concept Team = requires(G const& team) {
 
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 
+/// Calls f(i) for this rank's share of [0, n). Shares are contiguous, the same in every call with the same n.
+template <Team G, class F> PUREKV_HD void for_share(G const& team, std::int32_t n, F const& f) {
+  std::int32_t const begin = static_cast<std::int32_t>(std::int64_t{n} * team.rank() / team.size());
+  std::int32_t const end = static_cast<std::int32_t>(std::int64_t{n} * (team.rank() + 1) / team.size());
+  for (std::int32_t i = begin; i < end; ++i) f(i);
+}
+
 /// sum of f(i) for i in [0, n), the same bits for any team size: partial sums over fixed chunks, added in order.
 /// All ranks call it and all get the result. scratch : [sum_scratch(n)] floats shared by the team.
 inline constexpr std::int32_t sum_chunk = 1024;

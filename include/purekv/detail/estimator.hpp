@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/concepts.hpp>
+
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+namespace detail {
+
+template <class E> constexpr bool needs_equal_heads() {
+  if constexpr (requires { E::needs_equal_heads; })
+    return E::needs_equal_heads;
+  else
+    return false;
+}
+
+template <class E> constexpr bool needs_source() {
+  if constexpr (requires { E::needs_source; })
+    return E::needs_source;
+  else
+    return false;
+}
+
+PUREKV_HD constexpr std::int64_t score_count(score_rows rows, layer_shape shape) {
+  return std::int64_t{rows == score_rows::heads ? shape.heads : shape.kv_heads} * shape.tokens;
+}
+
+template <Cache C> PUREKV_HD std::int32_t longest_head(layer_input<C> const& in) {
+  std::int32_t longest = 0;
+  for (std::int32_t h = 0; h < in.kv_heads(); ++h) longest = in.tokens(h) > longest ? in.tokens(h) : longest;
+  return longest;
+}
+
+/// Calls f(row, kv_head, token) for this rank's share of the tokens of every row.
+template <score_rows Rows, Team G, Cache C, class F>
+PUREKV_HD void for_each_score(G const& team, layer_input<C> const& in, F const& f) {
+  std::int32_t const rows = Rows == score_rows::heads ? in.group() : 1;
+  for (std::int32_t h = 0; h < in.kv_heads(); ++h)
+    for (std::int32_t r = h * rows; r < (h + 1) * rows; ++r)
+      for_share(team, in.tokens(h), [&](std::int32_t t) { f(r, h, t); });
+}
+
+/// The larger; a NaN loses against every number.
+PUREKV_HD inline float larger_score(float a, float b) { return a > b || b != b ? a : b; }
+
+/// What an estimator that wraps another takes over from it.
+template <class E> struct wrapper {
+  static_assert(Estimator<E>,
+                "this estimator wraps something that is not a purekv::Estimator (docs/concepts/estimator.md)");
+  static constexpr score_rows rows = E::rows;
+  static constexpr std::int32_t mass_queries = E::mass_queries;
+  static constexpr bool signed_scores = has_signed_scores<E>();
+  static constexpr bool needs_equal_heads = detail::needs_equal_heads<E>();
+  static constexpr bool needs_source = detail::needs_source<E>();
+};
+
+}  // namespace detail
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA

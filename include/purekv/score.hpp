@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/detail/carve.hpp>
+#include <purekv/detail/check.hpp>
+#include <purekv/detail/estimator.hpp>
+#include <purekv/detail/positions.hpp>
+#include <purekv/estimator/cross_layer.hpp>
+#include <purekv/mass.hpp>
+
+namespace purekv::inline v0_1 {
+
+/// What attention computed with these queries: the pattern it used and its log-sum-exp, base 2, [heads, queries] with
+/// rows lse_stride floats apart. Estimators that read no attention mass need neither lse nor queries.
+template <class P, class TQ> struct evidence {
+  P pattern;
+  query_view<TQ> q;
+  float const* lse = nullptr;
+  std::ptrdiff_t lse_stride = 0;
+};
+
+template <class P, class TQ> evidence(P, query_view<TQ>, float const*, std::ptrdiff_t) -> evidence<P, TQ>;
+
+/// What a source layer or band said of the tokens it held: scores [sequences, kv_heads, tokens]; token i of sequence s
+/// has position positions[s * positions_stride + i], ascending; sequence s has tokens[s] of them.
+struct source_view {
+  score_view scores;
+  std::int32_t const* positions = nullptr;
+  std::ptrdiff_t positions_stride = 0;
+  std::int32_t const* tokens = nullptr;  // [sequences]
+};
+
+}  // namespace purekv::inline v0_1
+
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+namespace detail {
+
+/// The attention mass that an estimator asks for and the scratch that it wants.
+template <class E> struct score_memory {
+  score_view mass;
+  float* scratch = nullptr;
+  workspace rest;  // lent to `mass`
+
+  template <class P, class TQ, Cache C>
+  static score_memory take(carve& memory, cpu exec, evidence<P, TQ> const& seen, C const& cache, std::int32_t heads) {
+    std::int32_t longest = 0;
+    for (std::int32_t s = 0; s < cache.sequences; ++s)
+      for (std::int32_t h = 0; h < cache.kv_heads; ++h) longest = larger(longest, cache.length(s, h));
+    constexpr std::int64_t too_many = std::int64_t{1} << 56;  // so that no sum of a few scratches overflows
+    std::int64_t const scores = std::int64_t{heads} * longest;
+    bool const countable = scores < too_many && scores * cache.sequences < too_many;
+
+    score_memory m;
+    if constexpr (E::mass_queries > 0)
+      m.mass =
+          dense_scores(memory.take<float>(countable ? scores * cache.sequences : -1), cache.sequences, heads, longest);
+    m.scratch = memory.take<float>(countable ? E::scratch(layer_shape{heads, cache.kv_heads, longest, cache.dim}) : -1);
+    if constexpr (E::mass_queries > 0) {
+      std::size_t const bytes = mass_workspace(exec, seen.pattern, seen.q, cache, queries(), score_rows::heads);
+      m.rest = {memory.take<std::byte>(bytes <= INT64_MAX ? static_cast<std::int64_t>(bytes) : -1), bytes};
+    }
+    return m;
+  }
+
+  static constexpr query_range queries() {
+    return E::mass_queries == all_queries ? query_range{} : last(E::mass_queries);
+  }
+};
+
+/// Query heads of the layer; where nobody names them, one per KV head.
+template <class P, class TQ, Cache C> std::int32_t heads_of(evidence<P, TQ> const& seen, C const& cache) {
+  return seen.q.rows.heads > 0 ? seen.q.rows.heads : cache.kv_heads;
+}
+
+template <Cache C> status check_source(source_view const& source, C const& cache) {
+  if (source.scores.data == nullptr || source.positions == nullptr || source.tokens == nullptr)
+    return {errc::not_ready, "score: the source layer has not been scored yet"};
+  if (source.scores.sequences != cache.sequences || source.scores.rows != cache.kv_heads)
+    return {errc::mismatch, "score: the source's scores differ from the cache in sequences or kv_heads"};
+  for (std::int32_t s = 0; s < cache.sequences; ++s)
+    if (source.tokens[s] < 0 || source.tokens[s] > source.scores.tokens)
+      return {errc::mismatch, "score: a sequence of the source has more tokens than its scores"};
+  return {};
+}
+
+template <class E, class P, class TQ, Cache C>
+status check_score(evidence<P, TQ> const& seen, C const& cache, source_view const& source, score_view const& out) {
+  if (status const s = cache.check(); !s.ok()) return s;
+  std::int32_t const heads = heads_of(seen, cache);
+  if (heads % cache.kv_heads != 0)
+    return {errc::bad_shape, "score: the queries' heads are not a multiple of the cache's kv_heads"};
+  if (status const s = check_scores(out, cache, E::rows == score_rows::heads ? heads : cache.kv_heads); !s.ok())
+    return s;
+  if constexpr (E::mass_queries > 0) {
+    if (status const s = check_queries(seen.q, cache); !s.ok()) return s;
+    if (status const s = check_pattern(seen.pattern, seen.q); !s.ok()) return s;
+    if (seen.q.rows.tokens > 0 && seen.lse == nullptr)
+      return {errc::null_data, "score: the estimator reads attention mass, but lse is null"};
+    if (status const s = check_lse(seen.q, seen.lse_stride); !s.ok()) return s;
+  }
+  if constexpr (needs_source<E>())
+    if (status const s = check_source(source, cache); !s.ok()) return s;
+  if constexpr (needs_equal_heads<E>())
+    if (!same_positions(cache))
+      return {errc::mismatch, "score: the estimator reduces over all heads, but the KV heads hold different tokens"};
+  return {};
+}
+
+}  // namespace detail
+
+/// Bytes that `score` wants; reads shapes and positions, no data. SIZE_MAX when they overflow.
+template <Estimator E, Pattern P, class TQ, Cache C>
+std::size_t score_workspace(cpu exec, E const&, evidence<P, TQ> const& seen, C const& cache) {
+  if (cache.sequences <= 0 || cache.kv_heads <= 0) return 0;
+  if constexpr (E::mass_queries > 0)
+    if (!detail::check_shapes(seen.q, cache).ok()) return 0;
+  detail::carve memory;
+  detail::score_memory<E>::take(memory, exec, seen, cache, detail::heads_of(seen, cache));
+  return memory.bytes();
+}
+
+/// How much each cached token matters. out : [sequences, kv_heads, tokens], or [sequences, heads, tokens] if the
+/// estimator scores query heads; only tokens below each head's length are written.
+/// seen: the queries, with lse, of an attention call over this cache; read if the estimator asks for attention mass.
+/// source: read if the estimator has a cross_layer in it; apart from out.
+template <Estimator E, Pattern P, class TQ, Cache C>
+status score(cpu exec, E const& estimator, evidence<P, TQ> const& seen, C const& cache, source_view const& source,
+             score_view const& out, workspace const& work) {
+  if (status const s = detail::check_score<E>(seen, cache, source, out); !s.ok()) return s;
+  std::int32_t const heads = detail::heads_of(seen, cache);
+  detail::carve carved(work);
+  auto const memory = detail::score_memory<E>::take(carved, exec, seen, cache, heads);
+  if (!carved.fits())
+    return {errc::workspace_too_small, "score: workspace smaller than score_workspace(), or not aligned to 64 bytes"};
+  if constexpr (E::mass_queries > 0) {
+    status const s = mass(exec, seen.pattern, seen.q, cache, seen.lse, seen.lse_stride, memory.queries(),
+                          score_rows::heads, memory.mass, memory.rest);
+    if (!s.ok()) return s;
+  }
+  for (std::int32_t s = 0; s < cache.sequences; ++s) {
+    layer_input<C> in{.cache = cache, .sequence = s, .heads = heads};
+    if constexpr (E::mass_queries > 0) {
+      in.mass = memory.mass.row(s, 0);
+      in.mass_stride = memory.mass.row_stride;
+    }
+    if constexpr (detail::needs_source<E>()) {
+      in.source = source.scores.row(s, 0);
+      in.source_stride = source.scores.row_stride;
+      in.source_positions = source.positions + s * source.positions_stride;
+      in.source_tokens = source.tokens[s];
+    }
+    estimator.score(exec, in, score_out{out.row(s, 0), out.row_stride}, memory.scratch);
+  }
+  exec.sync();
+  return {};
+}
+
+namespace detail {
+
+template <class P, Cache C>
+status check_accumulate(P const& protect, score_view const& scores, C const& cache, source_view const& source) {
+  if (status const s = cache.check(); !s.ok()) return s;
+  if (status const s = check_scores(scores, cache, cache.kv_heads); !s.ok()) return s;
+  if (source.scores.data == nullptr || source.positions == nullptr || source.tokens == nullptr)
+    return {errc::null_data, "accumulate_source: the source's scores, positions or tokens are null"};
+  if (status const s = check_scores(source.scores, cache, cache.kv_heads); !s.ok()) return s;
+  for (std::int32_t s = 0; s < cache.sequences; ++s) {
+    std::int32_t const* const positions = source.positions + s * source.positions_stride;
+    for (std::int32_t h = 0; h < cache.kv_heads; ++h) {
+      bool same = cache.length(s, h) == source.tokens[s];
+      for (std::int32_t t = 0; same && t < source.tokens[s]; ++t) same = *cache.run(s, h, t).positions == positions[t];
+      if (!same)
+        return {errc::mismatch, "accumulate_source: a layer of the band does not hold the tokens of the source"};
+    }
+    if (source.tokens[s] > 0)
+      if (status const r = protect.check(positions[source.tokens[s] - 1]); !r.ok()) return r;
+  }
+  return {};
+}
+
+/// Sum of a row's scores over the tokens that are not pinned; NaN and inf count as 0.
+template <class P>
+double free_sum(P const& protect, float const* scores, std::int32_t const* positions, std::int32_t tokens) {
+  double sum = 0;
+  for (std::int32_t t = 0; t < tokens; ++t)
+    if (scores[t] - scores[t] == 0 && !protect.pinned(positions[t], positions[tokens - 1]))
+      sum += static_cast<double>(scores[t]);
+  return sum;
+}
+
+}  // namespace detail
+
+/// Bytes that `accumulate_source` wants.
+template <CrossLayerEstimator E, Cache C> std::size_t accumulate_source_workspace(cpu, E const&, C const& cache) {
+  if (cache.sequences <= 0 || cache.kv_heads <= 0) return 0;
+  detail::carve memory;
+  memory.take<double>(E::combination == combine::mean ? std::int64_t{cache.sequences} * cache.kv_heads : 0);
+  return memory.bytes();
+}
+
+/// Folds one layer's scores into those of its band.
+///
+///   maximum: source(h, t) = max(source(h, t), scores(h, t)); a NaN loses against every number
+///   mean:    source(h, t) = source(h, t) + scores(h, t) / c, with c the mean over the KV heads of the sum of their
+///            scores over the tokens that are not pinned; a NaN counts as 0
+///
+/// The mean is kept as a sum, its divisor being the same for all tokens. first: what the source held counts for
+/// nothing. scores : [sequences, kv_heads, tokens], what the wrapped estimator said of `cache`. The layers of a band
+/// must hold the same tokens, and source.positions and source.tokens must already say which.
+template <CrossLayerEstimator E, Protect P, Cache C>
+status accumulate_source(cpu exec, E const&, P const& protect, score_view const& scores, C const& cache, bool first,
+                         source_view const& source, workspace const& work) {
+  if (status const s = detail::check_accumulate(protect, scores, cache, source); !s.ok()) return s;
+  detail::carve carved(work);
+  constexpr bool mean = E::combination == combine::mean;
+  double* const sums = carved.take<double>(mean ? std::int64_t{cache.sequences} * cache.kv_heads : 0);
+  if (!carved.fits())
+    return {errc::workspace_too_small,
+            "accumulate_source: workspace smaller than accumulate_source_workspace(), or not aligned to 64 bytes"};
+
+  if (mean)
+    for (std::int32_t r = exec.rank(); r < cache.sequences * cache.kv_heads; r += exec.size()) {
+      std::int32_t const s = r / cache.kv_heads;
+      sums[r] = detail::free_sum(protect, scores.row(s, r % cache.kv_heads),
+                                 source.positions + s * source.positions_stride, source.tokens[s]);
+    }
+  exec.sync();
+  for (std::int32_t s = 0; s < cache.sequences; ++s) {
+    double sum = 0;
+    for (std::int32_t h = 0; mean && h < cache.kv_heads; ++h) sum += sums[s * cache.kv_heads + h];
+    double const factor = sum > 0 ? cache.kv_heads / sum : 0.0;
+    for (std::int32_t h = 0; h < cache.kv_heads; ++h) {
+      float const* const from = scores.row(s, h);
+      float* const to = source.scores.row(s, h);
+      for_share(exec, source.tokens[s], [&](std::int32_t t) {
+        if (mean)
+          to[t] = (first ? 0.0f : to[t]) + (from[t] == from[t] ? static_cast<float>(from[t] * factor) : 0.0f);
+        else
+          to[t] = first ? from[t] : detail::larger_score(to[t], from[t]);
+      });
+    }
+  }
+  exec.sync();
+  return {};
+}
+
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA
