@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/budget/across_heads.hpp>
+#include <purekv/budget/fixed.hpp>
+#include <purekv/budget/ratio.hpp>
+#include <purekv/compressor.hpp>
+#include <purekv/estimator/accumulated_attention.hpp>
+#include <purekv/estimator/cross_layer.hpp>
+#include <purekv/estimator/group_mean.hpp>
+#include <purekv/estimator/head_max.hpp>
+#include <purekv/estimator/pooled.hpp>
+#include <purekv/estimator/recency.hpp>
+#include <purekv/estimator/window_attention.hpp>
+#include <purekv/protect/any_of.hpp>
+#include <purekv/protect/recent.hpp>
+#include <purekv/protect/sinks.hpp>
+
+/// Papers as compositions. B is the budget: snapkv<ratio>{.budget = ratio::compression(5)}. Unless said otherwise the
+/// first 4 and the last 16 positions are pinned.
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+
+/// SnapKV, arXiv 2404.14469: the vote of the last 16 queries, mean over the group, average over 7 neighbours.
+/// The authors vote with 32 or 64 queries; 16 keep more answers (docs/performance.md).
+template <class B>
+using snapkv = compressor<pooled<group_mean<window_attention<16>>, 7, pooling::average>, B, any_of<sinks, recent>>;
+
+/// H2O, arXiv 2306.14048: the heavy hitters by accumulated attention, mean over the group. The authors give half of the
+/// budget to the newest tokens, any_of<sinks, recent>{{0}, {budget / 2}}, and evict again at every step.
+template <class B> using h2o = compressor<group_mean<accumulated_attention>, B, any_of<sinks, recent>>;
+
+/// StreamingLLM, arXiv 2309.17453: the first 4 tokens and the newest.
+template <class B> using streaming = compressor<recency, B, sinks>;
+
+/// PureKV, arXiv 2510.25600, as the paper words it: accumulated attention of a lower layer times this layer's value
+/// norm. The paper leaves the reduction over heads open; here it is the mean over the group.
+template <class B>
+using purekv_paper = compressor<cross_layer<group_mean<accumulated_attention>>, B, any_of<sinks, recent>>;
+
+/// One source for the whole stack, early: the vote of the last 16 queries, the maximum over all heads, over 15
+/// neighbours and over a band of layers, times each layer's value norm. For the lower third of the layers as the source
+/// (one_source): the layers above it prune first.
+template <class B>
+using purekv_early =
+    compressor<cross_layer<pooled<head_max<window_attention<16>>, 15, pooling::maximum>>, B, any_of<sinks, recent>>;
+
+/// The same for a band in the upper middle, about 0.5 to 0.75 of the depth, where compression may be highest; the
+/// layers below wait for it. How: combine::mean takes the mean over the band's layers instead of the maximum.
+template <class B, combine How = combine::maximum>
+using purekv_deep = compressor<cross_layer<pooled<head_max<window_attention<16>>, 15, pooling::maximum>, How>, B,
+                               any_of<sinks, recent>>;
+
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA
