@@ -31,13 +31,14 @@ need_packages() {
   [ ${#missing[@]} -gt 0 ] || return 0
   heading "Installing ${missing[*]}"
   as_root apt-get -qq update
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends "${missing[@]}"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 install -y --no-install-recommends "${missing[@]}" \
+    > /dev/null
 }
 
-# need_build_tools: cmake, ninja and the compiler that CXX names (default g++).
+# need_build_tools NAME...: cmake, ninja, the compiler that CXX names (default g++), and the packages named.
 need_build_tools() {
   export CXX=${CXX:-g++}
-  local packages=(cmake ninja-build) name
+  local packages=(cmake ninja-build "$@") name
   name=$(basename "$CXX")
   if ! command -v "$CXX" > /dev/null; then
     case $name in

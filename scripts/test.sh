@@ -11,8 +11,7 @@ if [ "${1:-}" = --preset ]; then
 fi
 if [ "$preset" = clang ]; then CXX=${CXX:-clang++}; fi
 
-need_build_tools
-need_packages doctest-dev libeigen3-dev libbenchmark-dev
+need_build_tools doctest-dev libeigen3-dev libbenchmark-dev
 
 # A build directory per preset and compiler, the ones that the presets name where they can be.
 name=$(basename "$CXX")
