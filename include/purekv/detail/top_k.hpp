@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/detail/simd.hpp>
+
+#include <bit>
+#include <cstdint>
+
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+namespace detail {
+
+/// Unsigned numbers in the order of scores: NaN below -inf, -0 equal to +0, and above every score one value for what is
+/// kept in any case.
+inline constexpr std::uint32_t pinned_key = 0xffffffffu;
+
+PUREKV_INLINE std::uint32_t rank_key(float score) {
+  std::uint32_t const bits = std::bit_cast<std::uint32_t>(score + 0.0f);
+  std::uint32_t const key = bits ^ (static_cast<std::uint32_t>(static_cast<std::int32_t>(bits) >> 31) | 0x80000000u);
+  return score == score ? key : 0u;
+}
+
+/// Where the k largest of some keys end: those above `key`, and the first `ties` of those equal to it.
+struct cut {
+  std::uint32_t key;
+  std::int64_t ties;
+};
+
+/// Calls f(i, lane_mask) for each block of keys [i, i + lanes), the last one cut to n, with the lanes that are above,
+/// and f's second mask for those equal to a key. Masks are bits.
+template <class F> void for_each_block(std::uint32_t const* keys, std::int64_t n, std::uint32_t key, F const& f) {
+  std::int64_t i = 0;
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+  __m512i const bound = _mm512_set1_epi32(static_cast<std::int32_t>(key));
+  for (; i < n; i += 16) {
+    __mmask16 const inside = n - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (n - i)) - 1u);
+    __m512i const block = _mm512_maskz_loadu_epi32(inside, keys + i);
+    f(i, std::uint32_t{_mm512_mask_cmpgt_epu32_mask(inside, block, bound)},
+      std::uint32_t{_mm512_mask_cmpeq_epu32_mask(inside, block, bound)});
+  }
+#else
+  for (; i < n; i += 16) {
+    std::uint32_t above = 0, equal = 0;
+    for (std::int64_t j = 0; j < 16 && i + j < n; ++j) {
+      above |= std::uint32_t{keys[i + j] > key} << j;
+      equal |= std::uint32_t{keys[i + j] == key} << j;
+    }
+    f(i, above, equal);
+  }
+#endif
+}
+
+/// Writes i + (the bits set in mask) to out; returns how many.
+inline std::int64_t put_bits(std::int32_t i, std::uint32_t mask, std::int32_t* out) {
+  int const count = __builtin_popcount(mask);
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+  __m512i const lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  __m512i const packed = _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), lane);
+  // Compressing straight to memory is microcode on some machines.
+  _mm512_mask_storeu_epi32(out, static_cast<__mmask16>((1u << count) - 1u),
+                           _mm512_add_epi32(packed, _mm512_set1_epi32(i)));
+#else
+  for (int j = 0; mask != 0; mask &= mask - 1, ++j) out[j] = i + __builtin_ctz(mask);
+#endif
+  return count;
+}
+
+/// The index of each key that is inside the cut, ascending, to out. Returns how many there are.
+inline std::int64_t put_above(std::uint32_t const* keys, std::int64_t n, cut const& where, std::int32_t* out) {
+  std::int64_t count = 0, ties = where.ties;
+  for_each_block(keys, n, where.key, [&](std::int64_t i, std::uint32_t above, std::uint32_t equal) {
+    for (; ties > 0 && equal != 0; --ties, equal &= equal - 1) above |= equal & (0u - equal);
+    if (above != 0) count += put_bits(static_cast<std::int32_t>(i), above, out + count);
+  });
+  return count;
+}
+
+/// How many keys are inside the cut.
+inline std::int64_t count_above(std::uint32_t const* keys, std::int64_t n, cut const& where) {
+  std::int64_t count = where.ties;
+  for (std::int64_t i = 0; i < n; ++i) count += keys[i] > where.key;
+  return count;
+}
+
+/// Makes the keys inside the cut ones that are kept in any case.
+inline void pin_above(std::uint32_t* keys, std::int64_t n, cut const& where) {
+  std::int64_t ties = where.ties;
+  for (std::int64_t i = 0; i < n; ++i)
+    if (keys[i] > where.key || (keys[i] == where.key && ties-- > 0)) keys[i] = pinned_key;
+}
+
+/// Keys whose bits [shift, 32) are `prefix`, in their order, to out (which may be keys).
+inline std::int64_t keep_prefix(std::uint32_t const* keys, std::int64_t n, int shift, std::uint32_t prefix,
+                                std::uint32_t* out) {
+  std::int64_t count = 0, i = 0;
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+  __m512i const wanted = _mm512_set1_epi32(static_cast<std::int32_t>(prefix));
+  __m128i const by = _mm_cvtsi32_si128(shift);
+  for (; i + 16 <= n; i += 16) {
+    __m512i const block = _mm512_loadu_si512(keys + i);
+    __mmask16 const match = _mm512_cmpeq_epu32_mask(_mm512_maskz_srl_epi32(0xffff, block, by), wanted);
+    int const found = __builtin_popcount(match);
+    _mm512_mask_storeu_epi32(out + count, static_cast<__mmask16>((1u << found) - 1u),
+                             _mm512_maskz_compress_epi32(match, block));
+    count += found;
+  }
+#endif
+  for (; i < n; ++i) {
+    out[count] = keys[i];
+    count += (keys[i] >> shift) == prefix;
+  }
+  return count;
+}
+
+/// Where the k largest of n keys end, 1 <= k <= n, found by their digits of 11, 11 and 10 bits from the top.
+/// scratch : [n]; it may be the keys themselves, if they are not needed any more.
+inline cut find_cut(std::uint32_t const* keys, std::int64_t n, std::int64_t k, std::uint32_t* scratch) {
+  constexpr int digits = 3, first_bit[digits] = {21, 10, 0}, width[digits] = {11, 11, 10};
+  std::uint32_t count[2][1 << 11];  // alternating, so that equal neighbours do not wait for each other
+  std::uint32_t prefix = 0;
+  for (int d = 0; d < digits; ++d) {
+    std::uint32_t const size = 1u << width[d], mask = size - 1;
+    for (auto& half_of_it : count)
+      for (std::uint32_t b = 0; b < size; ++b) half_of_it[b] = 0;
+    std::int64_t i = 0;
+    for (; i + 2 <= n; i += 2) {
+      ++count[0][(keys[i] >> first_bit[d]) & mask];
+      ++count[1][(keys[i + 1] >> first_bit[d]) & mask];
+    }
+    if (i < n) ++count[0][(keys[i] >> first_bit[d]) & mask];
+
+    std::uint32_t bucket = mask;
+    for (;; --bucket) {
+      std::int64_t const here = std::int64_t{count[0][bucket]} + count[1][bucket];
+      if (here >= k) break;
+      k -= here;
+    }
+    prefix = prefix << width[d] | bucket;
+    if (d + 1 < digits) {
+      n = keep_prefix(keys, n, first_bit[d], prefix, scratch);
+      keys = scratch;
+    }
+  }
+  return {prefix, k};
+}
+
+}  // namespace detail
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA
