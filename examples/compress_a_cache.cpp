@@ -1,4 +1,5 @@
 // examples/compress_a_cache.cpp: attend to a prompt, then keep a fifth of its cache.
+#include <purekv/pattern/dense.hpp>
 #include <purekv/presets.hpp>
 #include <purekv/purekv.hpp>
 
@@ -11,8 +12,8 @@ int main() {
   for (int i = 0; i < kv_heads * tokens; ++i) positions[i] = i % tokens;
 
   purekv::cpu exec;  // one thread; an engine says which of its threads this is
-  purekv::contiguous_cache<float> cache{k.data(), v.data(), positions.data(), lengths.data(),
-                                        1, kv_heads, tokens, dim, kv_heads * tokens * dim, tokens * dim, dim};
+  purekv::contiguous_cache<float> cache{k.data(), v.data(), positions.data(),        lengths.data(), 1,  kv_heads,
+                                        tokens,   dim,      kv_heads * tokens * dim, tokens * dim,   dim};
   purekv::query_view<float> queries{purekv::head_major<float const>(q.data(), heads, tokens, dim),
                                     {.positions = positions.data()}};
   purekv::snapkv<purekv::ratio> compressor{.budget = purekv::ratio::compression(5)};

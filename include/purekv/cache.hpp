@@ -106,6 +106,23 @@ template <class T> struct ragged_cache {
   PUREKV_INLINE status check() const;
 };
 
+/// The part of a cache that belongs to one sequence of the batch.
+template <class T> PUREKV_INLINE contiguous_cache<T> one_sequence(contiguous_cache<T> cache, std::int32_t sequence) {
+  std::int64_t const first = cache.slot(sequence, 0, 0);
+  cache.keys += sequence * cache.sequence_stride;
+  cache.values += sequence * cache.sequence_stride;
+  cache.positions += first;
+  cache.lengths += sequence * cache.kv_heads;
+  cache.sequences = 1;
+  return cache;
+}
+
+template <class T> PUREKV_INLINE ragged_cache<T> one_sequence(ragged_cache<T> cache, std::int32_t sequence) {
+  cache.extents += sequence * cache.kv_heads;
+  cache.sequences = 1;
+  return cache;
+}
+
 template <class T> PUREKV_INLINE status contiguous_cache<T>::check() const {
   if (sequences <= 0 || kv_heads <= 0 || dim <= 0 || tokens < 0)
     return {errc::bad_shape, "contiguous_cache: sequences, kv_heads and dim must be positive, tokens not negative"};
