@@ -17,6 +17,8 @@
 #include <purekv/plan.hpp>
 #include <purekv/primitive.hpp>
 #include <purekv/schedule.hpp>
+#include <purekv/score.hpp>
+#include <purekv/select.hpp>
 #include <purekv/selection.hpp>
 #include <purekv/status.hpp>
 #include <purekv/taps.hpp>
