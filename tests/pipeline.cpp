@@ -75,18 +75,8 @@ struct engine {
       m.values.assign(slots * model.dim, NAN);
       m.positions.assign(slots, -7);
       m.extents.assign(rows, {});
-      std::ptrdiff_t const head = std::ptrdiff_t{longest()} * model.dim;
-      storage[l].full = {m.full_keys.data(),
-                         m.full_values.data(),
-                         m.full_positions.data(),
-                         m.lengths.data(),
-                         sequences(),
-                         model.kv_heads,
-                         longest(),
-                         model.dim,
-                         model.kv_heads * head,
-                         head,
-                         model.dim};
+      storage[l].full = head_major_cache(m.full_keys.data(), m.full_values.data(), m.full_positions.data(),
+                                         m.lengths.data(), sequences(), model.kv_heads, longest(), model.dim);
       storage[l].kept = {m.keys.data(),    m.values.data(), m.positions.data(),
                          m.extents.data(), sequences(),     model.kv_heads,
                          model.dim,        slots,           model.dim};

@@ -106,6 +106,15 @@ template <class T> struct ragged_cache {
   PUREKV_INLINE status check() const;
 };
 
+/// A contiguous cache without gaps: keys, values : [sequences, kv_heads, tokens, dim].
+template <class T>
+PUREKV_INLINE contiguous_cache<T> head_major_cache(T* keys, T* values, std::int32_t* positions, std::int32_t* lengths,
+                                                   std::int32_t sequences, std::int32_t kv_heads, std::int32_t tokens,
+                                                   std::int32_t dim) {
+  std::ptrdiff_t const head = std::ptrdiff_t{tokens} * dim;
+  return {keys, values, positions, lengths, sequences, kv_heads, tokens, dim, kv_heads * head, head, dim};
+}
+
 /// The part of a cache that belongs to one sequence of the batch.
 template <class T> PUREKV_INLINE contiguous_cache<T> one_sequence(contiguous_cache<T> cache, std::int32_t sequence) {
   std::int64_t const first = cache.slot(sequence, 0, 0);
