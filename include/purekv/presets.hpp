@@ -21,7 +21,7 @@
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 
 /// SnapKV, arXiv 2404.14469: the vote of the last 16 queries, mean over the group, average over 7 neighbours.
-/// The authors vote with 32 or 64 queries; 16 keep more answers (docs/performance.md).
+/// The authors vote with 32 or 64 queries and leave the window itself out of the pooling.
 template <class B>
 using snapkv = compressor<pooled<group_mean<window_attention<16>>, 7, pooling::average>, B, any_of<sinks, recent>>;
 
