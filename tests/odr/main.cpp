@@ -10,8 +10,9 @@
 
 namespace {
 
+constexpr std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
+
 struct owned_answer {
-  static constexpr auto size(std::int64_t n) { return static_cast<std::size_t>(n); }
   using p = problem;
   std::vector<float> attended = std::vector<float>(size(p::heads * p::tokens * p::dim));
   std::vector<float> lse = std::vector<float>(size(p::heads * p::tokens));
