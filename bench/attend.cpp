@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+// How near is attention to what this machine can multiply, and how near is sparse attention to its share of the pairs?
+#include "support/beside.hpp"
+#include "support/layer.hpp"
+
+#include <purekv/attend.hpp>
+#include <purekv/pattern/dense.hpp>
+#include <purekv/pattern/spatial_temporal.hpp>
+
+namespace {
+
+constexpr double largest_error = 5e-6;
+
+template <class P, class T>
+auto attention(P const& pattern, random_layer<T>& layer, purekv::attend_taps const& taps, scratch_memory const& work) {
+  return [&, taps] {
+    purekv::status const s =
+        purekv::attend(purekv::cpu{}, pattern, layer.queries, layer.cache, layer.results, taps, work.view());
+    if (!s.ok()) std::abort();
+  };
+}
+
+/// Attends once and compares with double precision; false (and the benchmark is skipped) if it is wrong.
+template <class P, class T, class F>
+bool right(benchmark::State& state, P const& pattern, random_layer<T> const& layer, F const& f) {
+  f();
+  double const error = layer.error(pattern);
+  state.counters["error"] = error;
+  if (!(error < largest_error)) state.SkipWithError("differs from double precision");
+  return error < largest_error;
+}
+
+template <class T> void dense(benchmark::State& state) {
+  int const dim = static_cast<int>(state.range(0)), tokens = static_cast<int>(state.range(1));
+  int const heads = static_cast<int>(state.range(2)), kv_heads = static_cast<int>(state.range(3));
+  random_layer<T> layer(heads, kv_heads, dim, tokens, tokens);
+  purekv::dense const pattern;
+  scratch_memory const work(purekv::attend_workspace(purekv::cpu{}, pattern, layer.queries, layer.cache));
+  auto const attend = attention(pattern, layer, {}, work);
+  if (!right(state, pattern, layer, attend)) return;
+  double const operations = 4.0 * dim * purekv::causal_pairs(layer.queries, layer.cache);
+  run_beside(
+      state, "flop", operations, [] { return machine::multiply_add_rate(); }, attend);
+}
+
+void dense_shapes(benchmark::internal::Benchmark* b) {
+  b->ArgNames({"dim", "tokens", "heads", "kv_heads"});
+  for (int dim : {64, 128}) b->Args({dim, 4096, 8, 2});
+  b->Unit(benchmark::kMillisecond)->UseManualTime()->MinTime(2);
+}
+BENCHMARK(dense<float>)->Apply(dense_shapes);
+BENCHMARK(dense<purekv::half>)->Apply(dense_shapes);
+BENCHMARK(dense<purekv::bfloat16>)->Apply(dense_shapes);
+
+/// A prompt of VideoLLaMA2: text, `frames` frames of 13 x 13, text.
+template <class T> void spatial_temporal(benchmark::State& state) {
+  int const frames = static_cast<int>(state.range(0)), side = 13, head_text = 35, tail_text = 40;
+  int const video = frames * side * side, tokens = head_text + video + tail_text;
+  purekv::segment const segments[] = {purekv::segment::text(0, head_text),
+                                      purekv::segment::video(head_text, frames, side, side),
+                                      purekv::segment::text(head_text + video, tail_text)};
+  purekv::spatial_temporal pattern{};
+  pattern.layout = {segments, 3};
+  purekv::dense const everything;
+  random_layer<T> layer(32, 8, 128, tokens, tokens);
+  scratch_memory const work(std::max(purekv::attend_workspace(purekv::cpu{}, pattern, layer.queries, layer.cache),
+                                     purekv::attend_workspace(purekv::cpu{}, everything, layer.queries, layer.cache)));
+  auto const sparse = attention(pattern, layer, {}, work);
+  if (!right(state, pattern, layer, sparse)) return;
+  run_against(state, attention(everything, layer, {}, work), sparse);
+
+  double visible = 0;
+  for (int q = 0; q < tokens; ++q)
+    for (int k = 0; k <= q; ++k) visible += pattern.visible(0, q, k);
+  scratch_memory const memory(purekv::plan_workspace(pattern, layer.queries, layer.cache));
+  purekv::tile_plan plan;
+  if (!purekv::plan(purekv::cpu{}, pattern, layer.queries, layer.cache, memory.view(), plan).ok()) std::abort();
+  double const all = purekv::causal_pairs(layer.queries, layer.cache);
+  state.counters["visible"] = visible * layer.queries.rows.heads / all;
+  state.counters["computed"] = purekv::planned_pairs(plan, layer.queries, layer.cache) / all;
+  state.counters["efficiency"] = state.counters["speedup"] * state.counters["visible"];
+}
+BENCHMARK(spatial_temporal<purekv::half>)
+    ->ArgName("frames")
+    ->Arg(9)
+    ->Arg(16)
+    ->Arg(32)
+    ->Unit(benchmark::kMillisecond)
+    ->UseManualTime()
+    ->MinTime(2);
+
+/// What the taps cost: attention with lse and the mass of the last `window` queries (0: of all) against attention.
+template <class T> void taps(benchmark::State& state) {
+  int const tokens = static_cast<int>(state.range(0)), window = static_cast<int>(state.range(1));
+  random_layer<T> layer(28, 4, 128, tokens, tokens);
+  purekv::dense const pattern;
+  std::vector<float> lse(layer.q.size() / 128), mass(static_cast<std::size_t>(4 * tokens));
+  purekv::attend_taps wanted{
+      .lse = lse.data(), .lse_stride = tokens, .mass = purekv::dense_scores(mass.data(), 1, 4, tokens)};
+  if (window > 0) wanted.mass_queries = purekv::last(window);
+  scratch_memory const work(purekv::attend_workspace(purekv::cpu{}, pattern, layer.queries, layer.cache, wanted));
+  auto const tapped = attention(pattern, layer, wanted, work);
+  if (!right(state, pattern, layer, tapped)) return;
+  double const sum = std::accumulate(mass.begin(), mass.end(), 0.0), expected = 28.0 * (window > 0 ? window : tokens);
+  state.counters["mass_error"] = std::abs(sum / expected - 1);
+  run_against(state, attention(pattern, layer, {}, work), tapped);
+  state.counters["cost"] = 1 / state.counters["speedup"] - 1;
+}
+BENCHMARK(taps<purekv::half>)
+    ->ArgNames({"tokens", "window"})
+    ->Args({4096, 16})
+    ->Args({4096, 32})
+    ->Args({4096, 64})
+    ->Args({4096, 0})
+    ->Unit(benchmark::kMillisecond)
+    ->UseManualTime()
+    ->MinTime(3);
+
+}  // namespace
