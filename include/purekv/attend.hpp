@@ -124,7 +124,7 @@ status plan_and_attend(cpu exec, P const& pattern, query_view<TQ> const& q, C co
 template <Pattern P, class TQ, Cache C>
 std::size_t attend_workspace(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cache,
                              attend_taps const& taps = {}) {
-  if (!detail::check_shapes(q, cache).ok()) return 0;
+  if (!detail::check_plan_input(pattern, q, cache).ok()) return 0;
   detail::carve memory;
   auto const planned = detail::take_plan(memory, pattern, q, cache, cache.kv_heads > 1);
   detail::attend_memory::take(memory, exec, planned.tile_queries, q, cache, taps);

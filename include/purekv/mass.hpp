@@ -71,7 +71,7 @@ inline status check_rows_name(score_rows rows) {
 template <Pattern P, class TQ, Cache C>
 std::size_t mass_workspace(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cache,
                            query_range const& queries = {}, score_rows = score_rows::kv_heads) {
-  if (!detail::check_shapes(q, cache).ok()) return 0;
+  if (!detail::check_plan_input(pattern, q, cache).ok()) return 0;
   detail::carve memory;
   detail::take_plan(memory, pattern, q, cache, cache.kv_heads > 1, queries);
   detail::mass_memory::take(memory, exec, q.rows.dim);

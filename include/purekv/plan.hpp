@@ -9,10 +9,11 @@
 
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 
-/// Bytes that `plan` wants; reads shapes and positions, no keys. SIZE_MAX when they overflow.
+/// Bytes that `plan` wants; reads shapes and positions, no keys. SIZE_MAX when they overflow, 0 for arguments that
+/// `plan` refuses.
 template <Pattern P, class TQ, Cache C>
 std::size_t plan_workspace(P const& pattern, query_view<TQ> const& q, C const& cache) {
-  if (!detail::check_shapes(q, cache).ok()) return 0;
+  if (!detail::check_plan_input(pattern, q, cache).ok()) return 0;
   detail::carve memory;
   detail::take_plan(memory, pattern, q, cache, detail::needs_plan_per_head(pattern, cache));
   return memory.bytes();
@@ -25,9 +26,7 @@ std::size_t plan_workspace(P const& pattern, query_view<TQ> const& q, C const& c
 template <Pattern P, class TQ, Cache C>
 status plan(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cache, workspace const& memory,
             tile_plan& out) {
-  if (status const s = cache.check(); !s.ok()) return s;
-  if (status const s = detail::check_shapes(q, cache); !s.ok()) return s;
-  if (status const s = detail::check_pattern(pattern, q); !s.ok()) return s;
+  if (status const s = detail::check_plan_input(pattern, q, cache); !s.ok()) return s;
   detail::carve carved(memory);
   auto const taken = detail::take_plan(carved, pattern, q, cache, detail::needs_plan_per_head(pattern, cache));
   if (!carved.fits())

@@ -196,6 +196,7 @@ status check_select(Compressor const& c, score_view const& scores, C const& cach
 /// A capacity that is enough for any selection from this cache: the sum of its lengths.
 template <Cache C> std::int64_t selection_capacity(C const& cache) {
   std::int64_t tokens = 0;
+  if (!cache.check().ok()) return 0;
   for (std::int32_t s = 0; s < cache.sequences; ++s)
     for (std::int32_t h = 0; h < cache.kv_heads; ++h) tokens += cache.length(s, h);
   return tokens;
@@ -203,6 +204,7 @@ template <Cache C> std::int64_t selection_capacity(C const& cache) {
 
 template <class E, class B, class P, selection_scope Scope, Cache C>
 std::size_t select_workspace(cpu, compressor<E, B, P, Scope> const& c, C const& cache) {
+  if (!cache.check().ok()) return 0;
   detail::carve memory;
   detail::select_memory::take(memory, c, cache);
   return memory.bytes();

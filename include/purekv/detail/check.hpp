@@ -51,7 +51,7 @@ inline status check_batch(batch_view const& batch, std::int32_t tokens) {
   return {};
 }
 
-/// What a workspace query reads: shapes and positions, no data.
+/// Shapes of the queries beside those of the cache, and the positions of the queries.
 template <class TQ, Cache C> status check_shapes(query_view<TQ> const& q, C const& cache) {
   if (q.rows.heads <= 0 || q.rows.dim <= 0 || q.rows.tokens < 0)
     return {errc::bad_shape, "query_view: heads and dim must be positive, tokens not negative"};
@@ -112,6 +112,14 @@ template <Pattern P, class TQ> status check_pattern(P const& pattern, query_view
       if (q.count(s) > 0)
         if (status const r = pattern.check(q.batch.positions[q.end(s) - 1]); !r.ok()) return r;
   return {};
+}
+
+/// All that a plan, and so a workspace query, reads: queries' and cached positions, lengths and the pattern.
+template <Pattern P, class TQ, Cache C>
+status check_plan_input(P const& pattern, query_view<TQ> const& q, C const& cache) {
+  if (status const s = cache.check(); !s.ok()) return s;
+  if (status const s = check_shapes(q, cache); !s.ok()) return s;
+  return check_pattern(pattern, q);
 }
 
 }  // namespace detail
