@@ -102,7 +102,7 @@ status check_score(evidence<P, TQ> const& seen, C const& cache, source_view cons
 /// Bytes that `score` wants; reads shapes and positions, no data. SIZE_MAX when they overflow.
 template <Estimator E, Pattern P, class TQ, Cache C>
 std::size_t score_workspace(cpu exec, E const&, evidence<P, TQ> const& seen, C const& cache) {
-  if (cache.sequences <= 0 || cache.kv_heads <= 0) return 0;
+  if (!cache.check().ok()) return 0;
   if constexpr (E::mass_queries > 0)
     if (!detail::check_shapes(seen.q, cache).ok()) return 0;
   detail::carve memory;
