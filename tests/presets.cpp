@@ -1,0 +1,311 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <purekv/presets.hpp>
+// The header under test comes first.
+#include "support/fixtures_attention.hpp"
+#include "support/npy.hpp"
+#include "support/random.hpp"
+
+#include <purekv/estimator/head_mean.hpp>
+#include <purekv/pattern/dense.hpp>
+#include <purekv/score.hpp>
+#include <purekv/select.hpp>
+
+#include <deque>
+#include <functional>
+#include <set>
+
+using namespace purekv;
+using namespace fixtures;
+
+namespace {
+
+/// The queries and keys of kvpress's test data and what dense attention over them leaves behind.
+struct kvpress_layer {
+  test::npy<float> q = test::read_npy<float>("in_q_rope"), k = test::read_npy<float>("in_keys");
+  int sequences = q.size(0), heads = q.size(1), tokens = q.size(2), dim = q.size(3), kv_heads = k.size(1);
+  owned_contiguous<float> cache{sequences, kv_heads, tokens, dim};
+  owned_rows<float> queries{heads, sequences* tokens, dim};
+  std::vector<std::int32_t> offset, positions;
+  query_view<float> view;
+  owned_scores lse{1, heads, sequences* tokens};
+
+  kvpress_layer() {
+    for (int s = 0; s < sequences; ++s) {
+      offset.push_back(s * tokens);
+      for (int t = 0; t < tokens; ++t) {
+        positions.push_back(t);
+        for (int h = 0; h < heads; ++h)
+          for (int c = 0; c < dim; ++c) queries.view.row(h, s * tokens + t)[c] = q(s, h, t, c);
+        for (int h = 0; h < kv_heads; ++h)
+          push(
+              cache.view, s, h, t, [&](int c) { return k(s, h, t, c); }, [](int) { return 1.0f; });
+      }
+    }
+    offset.push_back(sequences * tokens);
+    view = {queries.rows(), {sequences, offset.data(), positions.data()}};
+    auto const reference = oracle::attend(dense{}, view, cache.view);
+    for (int s = 0; s < sequences; ++s)
+      for (int h = 0; h < heads; ++h)
+        for (int t = 0; t < tokens; ++t)
+          lse.view.row(0, h)[s * tokens + t] = static_cast<float>(reference[size(s * heads + h)].lse(t));
+  }
+
+  template <class E> owned_scores scores(E const& e) const {
+    evidence const seen{dense{}, view, lse.view.data, lse.view.row_stride};
+    owned_scores out(sequences, kv_heads, tokens);
+    owned_workspace work(score_workspace(cpu{}, e, seen, cache.view));
+    REQUIRE(score(cpu{}, e, seen, cache.view, {}, out.view, work.view()).ok());
+    return out;
+  }
+
+  /// Compares with kvpress for the first `count` tokens: ours must be factor(token) times theirs.
+  void compare(owned_scores const& ours, std::string const& name, int count,
+               std::function<double(int)> const& factor) const {
+    test::npy<float> const theirs = test::read_npy<float>(name);
+    CAPTURE(name);
+    for (int s = 0; s < sequences; ++s)
+      for (int h = 0; h < kv_heads; ++h)
+        for (int t = 0; t < count; ++t) {
+          CAPTURE(t);
+          CHECK(ours.view.row(s, h)[t] == doctest::Approx(theirs(s, h, t) * factor(t)).epsilon(2e-5));
+        }
+  }
+};
+
+}  // namespace
+
+TEST_CASE("snapkv: kvpress's scores") {
+  kvpress_layer const layer;
+  // kvpress takes the mean over the window, we the sum: a constant factor. It pools before it looks at the window,
+  // whose columns it replaces by the maximum, so it sees zeros there where we see the window's own mass: the last k / 2
+  // columns before the window differ, and the window is pinned in both.
+  auto const snap = [&]<int Window, int Width>() {
+    layer.compare(layer.scores(pooled<group_mean<window_attention<Window>>, Width>{}),
+                  "score_snapkv_w" + std::to_string(Window) + "_k" + std::to_string(Width),
+                  layer.tokens - Window - Width / 2, [](int) { return Window; });
+  };
+  snap.operator()<8, 5>();
+  snap.operator()<16, 3>();
+  snap.operator()<1, 1>();
+}
+
+TEST_CASE("h2o: kvpress's observed attention, without its division by the number of queries that see the token") {
+  kvpress_layer const layer;
+  layer.compare(layer.scores(h2o<ratio>{}.estimator), "score_observed", layer.tokens,
+                [&](int t) { return layer.tokens - t; });
+}
+
+TEST_CASE("head_mean over the last query is kvpress's TOVA, but for the last token, which that pins") {
+  kvpress_layer const layer;
+  layer.compare(layer.scores(head_mean<window_attention<1>>{}), "score_tova", layer.tokens - 1, [](int) { return 1; });
+}
+
+namespace {
+
+using table = std::vector<std::vector<double>>;  // [rows][tokens]
+
+/// One random layer: its attention mass, from the oracle, and its value norms.
+struct layer {
+  attention_input<float, owned_contiguous<float>> in;
+  std::vector<oracle::head_attention> attention;
+  owned_scores lse;
+
+  layer(test::random& random, shape const& s)
+      : in(random, s), attention(oracle::attend(dense{}, in.queries, in.cache.view)), lse(1, s.heads, s.queries[0]) {
+    for (int h = 0; h < s.heads; ++h)
+      for (int t = 0; t < s.queries[0]; ++t) lse.view.row(0, h)[t] = static_cast<float>(attention[size(h)].lse(t));
+  }
+  int tokens() const { return in.cache.view.length(0, 0); }
+  int heads() const { return in.queries.rows.heads; }
+  int kv_heads() const { return in.cache.view.kv_heads; }
+
+  table mass(int window) const {
+    table result;
+    for (int h = 0; h < heads(); ++h) {
+      auto const column = oracle::mass_of(attention[size(h)], std::max(0, tokens() - window), tokens()).value;
+      result.emplace_back(column.data(), column.data() + column.size());
+    }
+    return result;
+  }
+  double norm(int kv_head, int t) const {
+    double sum = 0;
+    for (int c = 0; c < in.cache.view.dim; ++c) {
+      double const x = in.cache.view.run(0, kv_head, t).values[c];
+      sum += x * x;
+    }
+    return std::sqrt(sum);
+  }
+
+  template <class E> owned_scores score_with(E const& e, source_view const& source = {}) const {
+    evidence const seen{dense{}, in.queries, lse.view.data, lse.view.row_stride};
+    owned_scores out(1, kv_heads(), tokens());
+    owned_workspace work(score_workspace(cpu{}, e, seen, in.cache.view));
+    REQUIRE(score(cpu{}, e, seen, in.cache.view, source, out.view, work.view()).ok());
+    return out;
+  }
+
+  /// The kept tokens are those that the formula's scores say, but for tokens whose score is as good as the worst kept.
+  template <class Compressor>
+  void check_kept(Compressor const& c, owned_scores const& scores, table const& expected, int sinks, int recent) const {
+    owned_selection kept(kv_heads(), selection_capacity(in.cache.view));
+    owned_workspace work(select_workspace(cpu{}, c, in.cache.view));
+    REQUIRE(select(cpu{}, c, scores.view, in.cache.view, kept.view, work.view()).ok());
+    int const keep = std::max(1, tokens() / 5);
+    for (int h = 0; h < kv_heads(); ++h) {
+      std::vector<bool> pinned;
+      for (int t = 0; t < tokens(); ++t) pinned.push_back(t < sinks || t >= tokens() - recent);
+      auto const& wanted = expected[size(h)];
+      auto const reference = oracle::select_head(wanted, pinned, keep);
+      auto const actual = kept.row(h);
+      REQUIRE(actual.size() == reference.size());
+      double worst = oracle::infinity;
+      for (int t : reference)
+        if (!pinned[size(t)]) worst = std::min(worst, wanted[size(t)]);
+      std::set<int> const a(actual.begin(), actual.end()), b(reference.begin(), reference.end());
+      for (int t = 0; t < tokens(); ++t)
+        if (a.count(t) != b.count(t)) {
+          CHECK(!pinned[size(t)]);
+          CHECK(wanted[size(t)] == doctest::Approx(worst).epsilon(1e-5));
+        }
+    }
+  }
+};
+
+table group_means(table const& mass, int group) {
+  table result;
+  for (std::size_t h = 0; h < mass.size(); h += size(group)) {
+    result.emplace_back(mass[h].size(), 0.0);
+    for (std::size_t g = h; g < h + size(group); ++g)
+      for (std::size_t t = 0; t < mass[g].size(); ++t) result.back()[t] += mass[g][t] / group;
+  }
+  return result;
+}
+
+/// Largest of all rows within 7 tokens.
+std::vector<double> widest(table const& rows) {
+  int const n = static_cast<int>(rows[0].size());
+  std::vector<double> result;
+  for (int t = 0; t < n; ++t) {
+    double most = 0;
+    for (auto const& row : rows)
+      for (int u = std::max(0, t - 7); u < std::min(n, t + 8); ++u) most = std::max(most, row[size(u)]);
+    result.push_back(most);
+  }
+  return result;
+}
+
+shape random_shape(test::random& random) {
+  int const group = std::vector<int>{1, 4, 7, 8}[size(random.between(0, 3))], kv_heads = random.between(1, 3);
+  shape s = square(group * kv_heads, kv_heads, 32, random.between(60, 200));
+  s.spread = 2;
+  return s;
+}
+
+}  // namespace
+
+TEST_CASE("snapkv: mean over the group, average over 7; 4 and 16 pinned") {
+  SEEDED(random);
+  layer const l(random, random_shape(random));
+  table expected = group_means(l.mass(16), l.heads() / l.kv_heads());
+  for (auto& row : expected) {
+    std::vector<double> const from = row;
+    for (int t = 0; t < l.tokens(); ++t) {
+      row[size(t)] = 0;
+      for (int u = std::max(0, t - 3); u < std::min(l.tokens(), t + 4); ++u) row[size(t)] += from[size(u)] / 7;
+    }
+  }
+  snapkv<ratio> const c{.budget = ratio::compression(5)};
+  l.check_kept(c, l.score_with(c.estimator), expected, 4, 16);
+}
+
+TEST_CASE("h2o: accumulated attention, mean over the group; 4 and 16 pinned") {
+  SEEDED(random);
+  layer const l(random, random_shape(random));
+  h2o<ratio> const c{.budget = ratio::compression(5)};
+  l.check_kept(c, l.score_with(c.estimator), group_means(l.mass(1 << 20), l.heads() / l.kv_heads()), 4, 16);
+}
+
+TEST_CASE("streaming: the first 4 and the newest") {
+  SEEDED(random);
+  layer const l(random, random_shape(random));
+  table expected(size(l.kv_heads()));
+  for (auto& row : expected)
+    for (int t = 0; t < l.tokens(); ++t) row.push_back(t);
+  streaming<ratio> const c{.budget = ratio::compression(5)};
+  l.check_kept(c, l.score_with(c.estimator), expected, 4, 0);
+}
+
+namespace {
+
+/// Scores `last` by the layers before it: the band's scores are folded into one source.
+template <class Compressor>
+owned_scores from_band(Compressor const& c, std::deque<layer> const& band, layer const& last) {
+  using E = typename Compressor::estimator_type;
+  int const n = last.tokens(), kv_heads = last.kv_heads();
+  owned_scores source(1, kv_heads, n);
+  source_view const view{source.view, last.in.positions.data(), n, &n};
+  owned_workspace work(accumulate_source_workspace(cpu{}, c.estimator, last.in.cache.view));
+  for (std::size_t l = 0; l < band.size(); ++l) {
+    owned_scores const said = band[l].score_with(typename E::source_estimator{});
+    REQUIRE(
+        accumulate_source(cpu{}, c.estimator, c.protect, said.view, band[l].in.cache.view, l == 0, view, work.view())
+            .ok());
+  }
+  return last.score_with(c.estimator, view);
+}
+
+std::deque<layer> layers_of(test::random& random, int count) {
+  shape const s = random_shape(random);
+  std::deque<layer> layers;
+  for (int l = 0; l < count; ++l) layers.emplace_back(random, s);
+  return layers;
+}
+
+}  // namespace
+
+TEST_CASE("purekv_paper: a lower layer's accumulated attention times this layer's value norm") {
+  SEEDED(random);
+  std::deque<layer> const layers = layers_of(random, 1);
+  layer const last(random, square(layers[0].heads(), layers[0].kv_heads(), 32, layers[0].tokens()));
+  table expected = group_means(layers[0].mass(1 << 20), last.heads() / last.kv_heads());
+  for (int h = 0; h < last.kv_heads(); ++h)
+    for (int t = 0; t < last.tokens(); ++t) expected[size(h)][size(t)] *= last.norm(h, t);
+  purekv_paper<ratio> const c{.budget = ratio::compression(5)};
+  last.check_kept(c, from_band(c, layers, last), expected, 4, 16);
+}
+
+TEST_CASE("purekv_early and purekv_deep: the largest vote of any head of any layer of a band, over 15 tokens") {
+  SEEDED(random);
+  std::deque<layer> const layers = layers_of(random, 3);
+  layer const last(random, square(layers[0].heads(), layers[0].kv_heads(), 32, layers[0].tokens()));
+  table votes;
+  for (layer const& l : layers)
+    for (auto const& row : l.mass(16)) votes.push_back(row);
+  std::vector<double> const source = widest(votes);
+  table expected(size(last.kv_heads()));
+  for (int h = 0; h < last.kv_heads(); ++h)
+    for (int t = 0; t < last.tokens(); ++t) expected[size(h)].push_back(source[size(t)] * last.norm(h, t));
+  purekv_early<ratio> const early{.budget = ratio::compression(5)};
+  last.check_kept(early, from_band(early, layers, last), expected, 4, 16);
+  purekv_deep<ratio> const deep{.budget = ratio::compression(5)};
+  last.check_kept(deep, from_band(deep, layers, last), expected, 4, 16);
+}
+
+TEST_CASE("purekv_deep with the mean: every layer of the band counts alike") {
+  SEEDED(random);
+  std::deque<layer> const layers = layers_of(random, 3);
+  layer const last(random, square(layers[0].heads(), layers[0].kv_heads(), 32, layers[0].tokens()));
+  int const n = last.tokens();
+  std::vector<double> source(size(n), 0.0);
+  for (layer const& l : layers) {
+    std::vector<double> const said = widest(l.mass(16));
+    double sum = 0;
+    for (int t = 4; t < n - 16; ++t) sum += said[size(t)];
+    for (int t = 0; t < n; ++t) source[size(t)] += said[size(t)] / sum;
+  }
+  table expected(size(last.kv_heads()));
+  for (int h = 0; h < last.kv_heads(); ++h)
+    for (int t = 0; t < n; ++t) expected[size(h)].push_back(source[size(t)] * last.norm(h, t));
+  purekv_deep<ratio, combine::mean> const c{.budget = ratio::compression(5)};
+  last.check_kept(c, from_band(c, layers, last), expected, 4, 16);
+}
