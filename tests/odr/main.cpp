@@ -86,7 +86,7 @@ TEST_CASE("files compiled for different instruction sets give the same answers i
     same("merge", other.decoded, other.merged, 1e-5f);
     same("pipeline", baseline.piped, other.piped, 1e-5f);
   };
-  bool const v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  bool const v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   bool const v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (v3)
