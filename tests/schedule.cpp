@@ -22,7 +22,7 @@ TEST_CASE("one_source defers the layers up to the source and prunes first above 
   schedule const s = make(layers, bands);
   REQUIRE(validate(s).ok());
   for (int l = 0; l < 6; ++l) {
-    CHECK(layers[l].when == (l <= 3 ? evict_when::deferred : evict_when::before_attending));
+    CHECK(s.layers[l].when == (l <= 3 ? evict_when::deferred : evict_when::before_attending));
     CHECK(s.evicts_at(l) == (l <= 3 ? 3 : l));
     CHECK(s.in_any_band(l) == (l >= 1 && l <= 3));
   }
@@ -43,7 +43,7 @@ TEST_CASE("own_source gives every layer its own score") {
 
 TEST_CASE("a schedule that cannot be met is refused with a sentence") {
   std::array<source_band, 1> const bands{source_band{2, 2}};
-  auto refuse = [&](layer_plan plan, int at, char const* sentence) {
+  auto refuse = [&](layer_plan plan, std::size_t at, char const* sentence) {
     std::array<layer_plan, 4> layers{};
     layers[at] = plan;
     status const s = validate(make(layers, bands));
