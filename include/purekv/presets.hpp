@@ -12,6 +12,7 @@
 #include <purekv/estimator/pooled.hpp>
 #include <purekv/estimator/recency.hpp>
 #include <purekv/estimator/window_attention.hpp>
+#include <purekv/pattern/dense.hpp>
 #include <purekv/protect/any_of.hpp>
 #include <purekv/protect/recent.hpp>
 #include <purekv/protect/sinks.hpp>
