@@ -3,17 +3,12 @@
 
 #include <purekv/cache.hpp>
 #include <purekv/convert.hpp>
+#include <purekv/detail/prefetch.hpp>
 
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
 
 inline constexpr std::int32_t prefetch_rows = 16;  // scattered rows are asked for this many rows ahead
-inline constexpr std::int64_t line_bytes = 64;
-
-inline void prefetch_row(void const* data, std::int64_t bytes) {
-  for (std::int64_t i = 0; i < bytes; i += line_bytes) __builtin_prefetch(static_cast<std::byte const*>(data) + i);
-}
-
 /// Row i becomes what row tokens[i] was; at(i) is its address. Ascending tokens never overtake their sources, and rows
 /// do not overlap, so each is copied at most once before it is overwritten.
 template <class At> void move_rows(std::int32_t const* tokens, std::int32_t count, std::int64_t bytes, At const& at) {

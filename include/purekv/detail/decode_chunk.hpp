@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/detail/carve.hpp>
+#include <purekv/detail/decode_kernel.hpp>
+#include <purekv/detail/positions.hpp>
+#include <purekv/detail/softmax.hpp>
+
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+namespace detail {
+
+/// Keys that are one task, whoever runs it; bench/decode.cpp. Logits and weights of a chunk stay in the first level of
+/// cache, and its softmax needs no rescaling.
+inline constexpr std::int32_t decode_chunk = 512;
+
+/// Logits (or weights) of `rows` rows of a chunk, the lanes that stores reach beyond them included.
+inline constexpr std::int64_t chunk_logits(std::int32_t rows) { return std::int64_t{decode_chunk} * rows + 2 * lanes; }
+
+/// What one rank decodes with. T: element of the cache.
+template <class T> struct decode_scratch {
+  float* q;               // [decode_rows, padded], times scale and log2(e)
+  float* out;             // [decode_rows, padded]
+  float* logits;          // [decode_chunk, decode_rows]
+  float* weights;         // the same
+  std::int32_t* ordinal;  // [decode_chunk] which tokens a pattern shows
+  std::uint32_t* seen;    // [decode_chunk] to which rows, a bit each
+  T const** key_rows;     // [decode_chunk] where they lie
+  T const** value_rows;
+
+  static decode_scratch take(carve& memory, std::int64_t padded) {
+    decode_scratch s;
+    s.q = memory.take<float>(decode_rows * padded);
+    s.out = memory.take<float>(decode_rows * padded);
+    s.logits = memory.take<float>(chunk_logits(decode_rows));
+    s.weights = memory.take<float>(chunk_logits(decode_rows));
+    s.ordinal = memory.take<std::int32_t>(decode_chunk);
+    s.seen = memory.take<std::uint32_t>(decode_chunk);
+    s.key_rows = memory.take<T const*>(decode_chunk);
+    s.value_rows = memory.take<T const*>(decode_chunk);
+    return s;
+  }
+};
+
+/// A few rows of one KV head: row r is query head heads[r] at positions[r].
+struct decode_row_list {
+  std::int32_t count;
+  std::int32_t head[decode_rows], position[decode_rows], token[decode_rows];  // token: in the packed batch
+};
+
+/// The keys of a chunk that some row sees.
+template <class T> struct chunk_keys {
+  row_source<T> keys, values;
+  std::int32_t count;
+  std::int32_t const* ordinal;  // null: first + i
+  std::uint32_t const* seen;    // null: every row sees every key
+  T const* after;               // the key behind the chunk, to be fetched early
+
+  PUREKV_INLINE std::int32_t token(std::int32_t first, std::int32_t i) const {
+    return ordinal != nullptr ? ordinal[i] : first + i;
+  }
+};
+
+/// What is visible to whom among tokens [first, last) of a head, causality and pattern together.
+template <bool everything, Pattern P, Cache C>
+chunk_keys<typename C::element> find_keys(P const& pattern, C const& cache, std::int32_t sequence, std::int32_t kv_head,
+                                          std::int32_t first, std::int32_t last, decode_row_list const& rows,
+                                          decode_scratch<typename C::element> const& scratch) {
+  using T = typename C::element;
+  std::int32_t const all = last - first;
+  std::uint32_t const every_row = (1u << rows.count) - 1u;
+  auto const position = [&](std::int32_t i) { return *cache.run(sequence, kv_head, first + i).positions; };
+  auto const run = cache.run(sequence, kv_head, first);
+  chunk_keys<T> found{};
+
+  bool hides = false;
+  if constexpr (everything) {
+    found.count = 0;
+    std::int32_t bound[decode_rows];
+    for (std::int32_t r = 0; r < rows.count; ++r) {
+      if (r > 0 && rows.position[r] == rows.position[r - 1])
+        bound[r] = bound[r - 1];
+      else
+        bound[r] = position(all - 1) <= rows.position[r]
+                       ? all
+                       : tokens_until(cache, sequence, kv_head, rows.position[r], first) - first;
+      bound[r] = larger(0, smaller(bound[r], all));
+      found.count = larger(found.count, bound[r]);
+    }
+    for (std::int32_t r = 0; r < rows.count; ++r) hides = hides || bound[r] < found.count;
+    if (hides)
+      for (std::int32_t i = 0; i < found.count; ++i) {
+        scratch.seen[i] = 0;
+        for (std::int32_t r = 0; r < rows.count; ++r) scratch.seen[i] |= std::uint32_t{i < bound[r]} << r;
+      }
+  } else {
+    std::int32_t oldest = rows.position[0], newest = rows.position[0];
+    for (std::int32_t r = 1; r < rows.count; ++r) {
+      oldest = smaller(oldest, rows.position[r]);
+      newest = larger(newest, rows.position[r]);
+    }
+    std::int32_t const begin = position(0), end = position(all - 1);
+    std::int32_t next = 0;
+    auto const take = [&](std::int32_t low, std::int32_t high, bool full) {
+      if (high < begin || low > end) return;
+      while (next < all && position(next) < low) ++next;
+      for (; next < all && position(next) <= smaller(high, newest); ++next) {
+        std::int32_t const at = position(next);
+        std::uint32_t seen = 0;
+        for (std::int32_t r = 0; r < rows.count; ++r)
+          seen |= std::uint32_t{at <= rows.position[r] && (full || pattern.visible(rows.head[r], rows.position[r], at))}
+                  << r;
+        if (seen == 0) continue;
+        hides = hides || seen != every_row;
+        scratch.seen[found.count] = seen;
+        scratch.ordinal[found.count++] = first + next;
+      }
+    };
+    if constexpr (requires { pattern.runs(oldest, newest, take); })
+      pattern.runs(oldest, newest, take);
+    else
+      take(begin, newest, false);
+  }
+  if (hides) found.seen = scratch.seen;
+  if (found.count == 0) return found;
+
+  std::int32_t start = first;
+  if constexpr (!everything) {
+    start = scratch.ordinal[0];
+    if (scratch.ordinal[found.count - 1] - start + 1 != found.count || start != first) found.ordinal = scratch.ordinal;
+  }
+  bool const scattered = found.ordinal != nullptr && found.ordinal[found.count - 1] - start + 1 != found.count;
+  if (!scattered && run.tokens >= start - first + found.count) {
+    std::ptrdiff_t const offset = (start - first) * run.stride;
+    found.keys = {run.keys + offset, run.stride, nullptr};
+    found.values = {run.values + offset, run.stride, nullptr};
+    found.after = run.tokens > all && last < cache.length(sequence, kv_head) ? run.keys + all * run.stride : run.keys;
+  } else {
+    for (std::int32_t i = 0; i < found.count; ++i) {
+      auto const at = cache.run(sequence, kv_head, found.token(first, i));
+      scratch.key_rows[i] = at.keys;
+      scratch.value_rows[i] = at.values;
+    }
+    found.keys = {run.keys, 0, scratch.key_rows};
+    found.values = {run.values, 0, scratch.value_rows};
+    found.after = run.keys;
+  }
+  return found;
+}
+
+/// Attention of a few rows over the keys of one chunk: out = sum of exp2(logit - top) * value, and top and sum of the
+/// exponentials for each row. top is -inf for a row that sees nothing of it.
+template <int Rows, int Steps, class T> struct chunk_attention {
+  static constexpr std::int32_t group_keys = decode_keys<Rows>;
+  static constexpr std::int32_t group_logits = group_keys * Rows;
+
+  chunk_keys<T> const& found;
+  std::int32_t dim, padded;
+  float const* q;
+  float* logits;
+  float* weights;
+  float* out;
+  float* top;
+  float* sum;
+
+  void run() const {
+    if (!multiply_keys()) clamp();
+    if (found.seen != nullptr) hide();
+    weigh();
+    add_values();
+  }
+
+  /// False if some logit is infinite or NaN.
+  bool multiply_keys() const {
+    std::int32_t const ahead_rows = 8192 / (padded * static_cast<std::int32_t>(sizeof(T))) + 1;
+    vec odd{};
+    for (std::int32_t i = 0; i < found.count; i += group_keys) {
+      T const* keys[group_keys];
+#pragma GCC unroll 16
+      for (std::int32_t j = 0; j < group_keys; ++j) keys[j] = found.keys.at(smaller(i + j, found.count - 1));
+      T const* ahead = keys[0];
+      if (found.keys.rows != nullptr)
+        for (std::int32_t j = 0; j < group_keys; ++j)
+          prefetch_row(found.keys.rows[smaller(i + j + ahead_rows, found.count - 1)], dim * std::int64_t{sizeof(T)});
+      else
+        ahead = i + ahead_rows < found.count ? found.keys.at(i + ahead_rows)
+                                             : found.values.at(i + ahead_rows - found.count);
+      vec const s = multiply_rows<Rows, Steps>(q, padded, dim, keys, ahead, found.keys.stride);
+      odd = fma(s, vec{}, odd);
+      store(logits + i * Rows, s);
+    }
+    return !any(odd != odd);
+  }
+
+  void clamp() const {
+    for (std::int32_t i = 0; i < found.count * Rows; ++i) {
+      float& s = logits[i];
+      if (s > largest_logit) s = largest_logit;
+      if (s < -largest_logit) s = -largest_logit;
+      if (!(s == s)) s = hidden_logit;
+    }
+  }
+
+  void hide() const {
+    for (std::int32_t i = 0; i < found.count; ++i)
+      for (std::int32_t r = 0; r < Rows; ++r)
+        if ((found.seen[i] >> r & 1u) == 0) logits[i * Rows + r] = hidden_logit;
+  }
+
+  void weigh() const {
+    float lane[lanes];
+    // The last register may reach beyond the keys.
+    std::int32_t const end = found.count * Rows;
+    for (std::int32_t i = end; i < (found.count + group_keys - 1) / group_keys * group_logits; ++i)
+      logits[i] = hidden_logit;
+    vec most = splat(hidden_logit);
+    for (std::int32_t i = 0; i < end; i += group_logits) most = max(load(logits + i), most);
+    store(lane, most);
+    for (std::int32_t r = 0; r < Rows; ++r) {
+      top[r] = lane[r];
+      for (std::int32_t j = 1; j < group_keys; ++j) top[r] = lane[j * Rows + r] > top[r] ? lane[j * Rows + r] : top[r];
+    }
+    for (std::int32_t i = 0; i < lanes; ++i)
+      lane[i] = i < group_logits && top[i % Rows] != hidden_logit ? top[i % Rows] : 0;
+    vec const shift = load(lane);
+    vec total{};
+    for (std::int32_t i = 0; i < end; i += group_logits) {
+      vec const p = exp2(load(logits + i) - shift);
+      store(weights + i, p);
+      total += p;
+    }
+    store(lane, total);
+    for (std::int32_t r = 0; r < Rows; ++r) {
+      sum[r] = lane[r];
+      for (std::int32_t j = 1; j < group_keys; ++j) sum[r] += lane[j * Rows + r];
+    }
+  }
+
+  void add_values() const {
+    for (std::int32_t i = 0; i < Rows * padded; ++i) out[i] = 0;
+    std::int32_t const block = larger(8, 16384 / (padded * static_cast<std::int32_t>(sizeof(T))));
+    for (std::int32_t first = 0; first < found.count; first += block) {
+      std::int32_t const last = smaller(first + block, found.count);
+      T const* ahead = found.values.at(first);
+      if (found.values.rows != nullptr)
+        for (std::int32_t i = last; i < smaller(last + block, found.count); ++i)
+          prefetch_row(found.values.rows[i], dim * std::int64_t{sizeof(T)});
+      else
+        ahead = last < found.count ? found.values.at(last) : found.after;
+      add_block(first, last, ahead);
+    }
+    bool poisoned = false;
+    for (std::int32_t i = 0; i < Rows * padded; i += lanes) {
+      vec const x = load(out + i);
+      poisoned = poisoned || any(x != x);
+    }
+    if (poisoned) add_values_guarded();
+  }
+
+  void add_block(std::int32_t first, std::int32_t last, T const* ahead) const {
+    constexpr std::int32_t most = decode_vectors<Rows>;
+    constexpr std::int32_t vectors = Steps > 0 && Steps < most ? Steps : most;
+    std::int32_t d = 0;
+    std::int32_t const whole = Steps > 0 ? Steps * lanes : dim / lanes * lanes;
+    for (; d + vectors * lanes <= whole; d += vectors * lanes)
+      multiply_weights<Rows, vectors>(weights, found.values, first, last, d, ahead, out, padded);
+    if constexpr (Steps == 0 || Steps % vectors != 0)
+      for (; d < whole; d += lanes)
+        multiply_weights<Rows, 1>(weights, found.values, first, last, d, ahead, out, padded);
+    if constexpr (Steps == 0)
+      if (d < dim) multiply_weights_tail<Rows>(weights, found.values, first, last, d, dim - d, out, padded);
+  }
+
+  /// The same sums, but a weight of zero takes nothing from its value, even if that is inf or NaN.
+  void add_values_guarded() const {
+    for (std::int32_t i = 0; i < Rows * padded; ++i) out[i] = 0;
+    for (std::int32_t i = 0; i < found.count; ++i) {
+      T const* const row = found.values.at(i);
+      for (std::int32_t r = 0; r < Rows; ++r) {
+        float const p = weights[i * Rows + r];
+        if (p == 0) continue;
+        for (std::int32_t d = 0; d < dim; ++d) out[r * padded + d] += p * static_cast<float>(row[d]);
+      }
+    }
+  }
+};
+
+}  // namespace detail
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/detail/prefetch.hpp>
+#include <purekv/detail/simd.hpp>
+
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+namespace detail {
+
+// Decoding keeps a few query rows in registers and streams keys and values past them, each read once for all rows.
+// Lanes are dims. Logits and weights are [keys, Rows]; a register holds those of `decode_keys` keys.
+
+inline constexpr std::int32_t decode_rows = lanes < 8 ? lanes : 8;  // most rows in registers
+
+template <int Rows> inline constexpr std::int32_t decode_keys = lanes / Rows;
+
+/// Registers of values that one pass keeps per row, so that Rows times as many accumulators hide the latency of a
+/// multiply-add without spilling.
+template <int Rows> inline constexpr std::int32_t decode_vectors = Rows <= 1 ? 8 : Rows <= 2 ? 8 : Rows <= 4 ? 4 : 2;
+
+/// The rows of keys (or values) of a chunk: `rows` where they lie anywhere, else every `stride` elements from `first`.
+template <class T> struct row_source {
+  T const* first;
+  std::ptrdiff_t stride;
+  T const* const* rows;
+
+  PUREKV_INLINE T const* at(std::int32_t i) const { return rows != nullptr ? rows[i] : first + i * stride; }
+};
+
+/// a + b folded in halves of 2 * half lanes: the lanes with bit `half` clear hold sums of a, the others sums of b.
+template <int half_width> PUREKV_INLINE vec fold(vec a, vec b) {
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+  if constexpr (half_width == 8)
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 24, 25, 26, 27, 28, 29, 30, 31) +
+           __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23);
+  else if constexpr (half_width == 4)
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 20, 21, 22, 23, 8, 9, 10, 11, 28, 29, 30, 31) +
+           __builtin_shufflevector(a, b, 4, 5, 6, 7, 16, 17, 18, 19, 12, 13, 14, 15, 24, 25, 26, 27);
+  else if constexpr (half_width == 2)
+    return __builtin_shufflevector(a, b, 0, 1, 18, 19, 4, 5, 22, 23, 8, 9, 26, 27, 12, 13, 30, 31) +
+           __builtin_shufflevector(a, b, 2, 3, 16, 17, 6, 7, 20, 21, 10, 11, 24, 25, 14, 15, 28, 29);
+  else
+    return __builtin_shufflevector(a, b, 0, 17, 2, 19, 4, 21, 6, 23, 8, 25, 10, 27, 12, 29, 14, 31) +
+           __builtin_shufflevector(a, b, 1, 16, 3, 18, 5, 20, 7, 22, 9, 24, 11, 26, 13, 28, 15, 30);
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+  if constexpr (half_width == 4)
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 12, 13, 14, 15) +
+           __builtin_shufflevector(a, b, 4, 5, 6, 7, 8, 9, 10, 11);
+  else if constexpr (half_width == 2)
+    return __builtin_shufflevector(a, b, 0, 1, 10, 11, 4, 5, 14, 15) +
+           __builtin_shufflevector(a, b, 2, 3, 8, 9, 6, 7, 12, 13);
+  else
+    return __builtin_shufflevector(a, b, 0, 9, 2, 11, 4, 13, 6, 15) +
+           __builtin_shufflevector(a, b, 1, 8, 3, 10, 5, 12, 7, 14);
+#else
+  if constexpr (half_width == 2)
+    return __builtin_shufflevector(a, b, 0, 1, 6, 7) + __builtin_shufflevector(a, b, 2, 3, 4, 5);
+  else
+    return __builtin_shufflevector(a, b, 0, 5, 2, 7) + __builtin_shufflevector(a, b, 1, 4, 3, 6);
+#endif
+}
+
+/// Lane i of the result is the total of the lanes of sum[i].
+template <int half_width = lanes / 2> PUREKV_INLINE vec totals(vec (&sum)[lanes]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < half_width; ++i) sum[i] = fold<half_width>(sum[i], sum[i + half_width]);
+  if constexpr (half_width == 1)
+    return sum[0];
+  else
+    return totals<half_width / 2>(sum);
+}
+
+/// Holds x in a register: compilers like to load it again for each use, and loads are what there are too few of.
+PUREKV_INLINE void hold(vec& x) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(x));
+#elif defined(__SSE2__)
+  asm("" : "+x"(x));
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+  asm("" : "+w"(x));
+#endif
+}
+
+/// sum over d of keys[j][d] * q[r][d] in lane j * Rows + r. q : [Rows, padded], zero from dim on; Steps: dim / lanes if
+/// it is known, else 0. Fetches rows `ahead` + j * stride meanwhile, line by line, for later.
+template <int Rows, int Steps, class T>
+PUREKV_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::int32_t dim,
+                                T const* const (&keys)[decode_keys<Rows>], T const* ahead, std::ptrdiff_t stride) {
+  constexpr std::int32_t count = decode_keys<Rows>;
+  constexpr std::int32_t line = line_bytes / static_cast<std::int32_t>(sizeof(T)), line_steps = line / lanes;
+  vec sum[lanes] = {};
+  if constexpr (Steps == 0) {
+    for (std::int32_t j = 0; j < count; ++j) prefetch_row(ahead + j * stride, dim * std::int64_t{sizeof(T)});
+    std::int32_t const whole = dim / lanes * lanes;
+    auto const add = [&](std::int32_t d, auto const& key_at) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+      for (std::int32_t j = 0; j < count; ++j) {
+        vec const key = key_at(keys[j] + d);
+#pragma GCC unroll 8
+        for (std::int32_t r = 0; r < Rows; ++r)
+          sum[j * Rows + r] = fma(load(q + r * padded + d), key, sum[j * Rows + r]);
+      }
+    };
+    for (std::int32_t d = 0; d < whole; d += lanes) add(d, [](T const* p) { return widen(p); });
+    if (whole < dim) add(whole, [&](T const* p) { return widen(p, dim - whole); });
+  } else if constexpr (count > 8) {
+    // Too many keys to walk side by side: one after another, the query staying in registers.
+#pragma GCC unroll 16
+    for (std::int32_t j = 0; j < count; ++j) {
+      vec odd{};
+#pragma GCC unroll 16
+      for (std::int32_t v = 0; v < Steps; ++v) {
+        if (v % line_steps == 0) prefetch_line(ahead + j * stride + v * lanes);
+        vec& part = v % 2 == 0 ? sum[j] : odd;
+        part = fma(load(q + v * lanes), widen(keys[j] + v * lanes), part);
+      }
+      sum[j] += odd;
+    }
+  } else {
+    for (std::int32_t d = 0; d < Steps * lanes; d += line) {
+#pragma GCC unroll 8
+      for (std::int32_t j = 0; j < count; ++j) prefetch_line(ahead + j * stride + d);
+#pragma GCC unroll 8
+      for (std::int32_t v = 0; v < line; v += lanes) {
+        vec key[count];
+#pragma GCC unroll 8
+        for (std::int32_t j = 0; j < count; ++j) key[j] = widen(keys[j] + d + v);
+#pragma GCC unroll 8
+        for (std::int32_t r = 0; r < Rows; ++r) {
+          vec x = load(q + r * padded + d + v);
+          hold(x);
+#pragma GCC unroll 8
+          for (std::int32_t j = 0; j < count; ++j) sum[j * Rows + r] = fma(x, key[j], sum[j * Rows + r]);
+        }
+      }
+    }
+  }
+  return totals(sum);
+}
+
+/// out[r][d] += sum over keys [first, last) of weights[key][r] * values[key][d], for Vectors registers of dims.
+/// weights, out : [keys, Rows], [Rows, padded]; both they and `values` begin at the first dim of interest. Fetches row
+/// i of `ahead` with every key.
+template <int Rows, int Vectors, class T>
+PUREKV_INLINE void multiply_weights(float const* weights, row_source<T> const& values, std::int32_t first,
+                                    std::int32_t last, std::int32_t column, T const* ahead, float* out,
+                                    std::int32_t padded) {
+  constexpr std::int32_t line_steps = line_bytes / static_cast<std::int32_t>(sizeof(T)) / lanes;
+  vec sum[Rows][Vectors];
+#pragma GCC unroll 8
+  for (std::int32_t r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+    for (std::int32_t v = 0; v < Vectors; ++v) sum[r][v] = load(out + r * padded + column + v * lanes);
+  for (std::int32_t i = first; i < last; ++i) {
+    T const* const row = values.at(i) + column;
+    vec x[Vectors];
+#pragma GCC unroll 8
+    for (std::int32_t v = 0; v < Vectors; ++v) {
+      x[v] = widen(row + v * lanes);
+      if (v % line_steps == 0) prefetch_line(ahead + column + v * lanes);
+    }
+    ahead += values.stride;
+#pragma GCC unroll 8
+    for (std::int32_t r = 0; r < Rows; ++r) {
+      vec p = splat(weights[i * Rows + r]);
+      hold(p);
+#pragma GCC unroll 8
+      for (std::int32_t v = 0; v < Vectors; ++v) sum[r][v] = fma(p, x[v], sum[r][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (std::int32_t r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+    for (std::int32_t v = 0; v < Vectors; ++v) store(out + r * padded + column + v * lanes, sum[r][v]);
+}
+
+/// The same for the dims [dim - rest, dim), fewer than a register.
+template <int Rows, class T>
+PUREKV_INLINE void multiply_weights_tail(float const* weights, row_source<T> const& values, std::int32_t first,
+                                         std::int32_t last, std::int32_t column, std::int32_t rest, float* out,
+                                         std::int32_t padded) {
+  for (std::int32_t i = first; i < last; ++i) {
+    vec const x = widen(values.at(i) + column, rest);
+    for (std::int32_t r = 0; r < Rows; ++r) {
+      float* const sum = out + r * padded + column;
+      store(sum, fma(splat(weights[i * Rows + r]), x, load(sum)));
+    }
+  }
+}
+
+}  // namespace detail
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA
