@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # FILE must not compile, and the compiler must print the sentence that its first line, `// expect: ...`, promises.
-file(STRINGS ${FILE} first LIMIT_COUNT 1)
-if(NOT first MATCHES "^// expect: (.+)$")
+file(READ ${FILE} text)
+if(NOT text MATCHES "^// expect: ([^\n]+)\n")
   message(FATAL_ERROR "${FILE} does not begin with // expect: a sentence")
 endif()
 set(sentence "${CMAKE_MATCH_1}")

@@ -32,7 +32,7 @@ template <class F> void for_each_block(std::uint32_t const* keys, std::int64_t n
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
   __m512i const bound = _mm512_set1_epi32(static_cast<std::int32_t>(key));
   for (; i < n; i += 16) {
-    __mmask16 const inside = n - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (n - i)) - 1u);
+    auto const inside = static_cast<__mmask16>(n - i >= 16 ? 0xffffu : (1u << (n - i)) - 1u);
     __m512i const block = _mm512_maskz_loadu_epi32(inside, keys + i);
     f(i, std::uint32_t{_mm512_mask_cmpgt_epu32_mask(inside, block, bound)},
       std::uint32_t{_mm512_mask_cmpeq_epu32_mask(inside, block, bound)});
