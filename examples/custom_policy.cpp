@@ -20,7 +20,7 @@ struct small_key {
 
 int main() {
   // It composes like the library's own.
-  using mine = purekv::compressor<purekv::pooled<small_key, 3>, purekv::ratio, purekv::sinks>;
+  using mine = purekv::compressor<purekv::pooled<small_key, 3, purekv::pooling::maximum>, purekv::ratio, purekv::sinks>;
   mine const compressor{.budget = purekv::ratio::compression(10)};
 
   constexpr int kv_heads = 2, tokens = 200, dim = 32, special = 77;

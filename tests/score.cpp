@@ -321,9 +321,10 @@ TEST_CASE("score refuses, and leaves the scores alone") {
 }
 
 TEST_CASE("score: sizes that overflow 64 bits need SIZE_MAX bytes of workspace") {
-  contiguous_cache<float> cache;
-  std::vector<std::int32_t> lengths{INT32_MAX};
-  cache.lengths = lengths.data();
+  float row = 0;  // shapes are all that is read
+  std::int32_t position = 0, length = INT32_MAX;
+  contiguous_cache<float> cache{&row, &row, &position, &length};
+  cache.token_stride = 1;
   cache.sequences = cache.kv_heads = 1;
   cache.tokens = INT32_MAX;
   cache.dim = 1;

@@ -14,7 +14,8 @@ namespace purekv::inline v0_1::inline PUREKV_ISA {
 /// average: score(r, t) = 1 / width * sum of E(r, u) over |u - t| <= width / 2, absent neighbours counting as 0
 /// maximum: score(r, t) = largest E(r, u) over |u - t| <= width / 2; a NaN loses against every number
 ///
-/// Neighbours are neighbours in the cache. A NaN spreads through an average. From SnapKV, arXiv 2404.14469.
+/// Neighbours are neighbours in the cache. A NaN spreads through an average; for scores that can be negative take the
+/// maximum, because a 0 beyond the ends would be a good one. From SnapKV, arXiv 2404.14469.
 template <class E, std::int32_t Width, pooling Kind = pooling::average> struct pooled : detail::wrapper<E> {
   static_assert(Width > 0 && Width % 2 == 1, "pooled: the width must be odd");
 
