@@ -11,10 +11,10 @@ namespace engine {
 /// One layer's vectors as matrix products leave them, token after token, rotary embedding applied.
 /// q, out : [tokens, heads, dim], k, v : [tokens, kv_heads, dim], positions : [tokens]
 struct layer_rows {
-  int tokens;
-  std::int32_t const* positions;
-  float const *q, *k, *v;
-  float* out;
+  int tokens = 0;
+  std::int32_t const* positions = nullptr;
+  float const *q = nullptr, *k = nullptr, *v = nullptr;
+  float* out = nullptr;
 };
 
 /// Attention and its cache, as a model sees them. For each layer, in order: `open` by one thread, `run` by all of the

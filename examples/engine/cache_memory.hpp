@@ -3,6 +3,7 @@
 
 #include <purekv/cache.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <new>
@@ -57,8 +58,9 @@ template <class T> class cache_memory {
   cache_memory& operator=(cache_memory const&) = delete;
   ~cache_memory() { meter_->add(-static_cast<std::int64_t>(memory_.bytes())); }
 
-  /// Every head with the same number of slots.
+  /// Every head with the same number of slots, all empty.
   purekv::contiguous_cache<T> contiguous() const {
+    std::fill_n(at<std::int32_t>(2 * vectors() + positions()), kv_heads_, 0);
     auto const tokens = static_cast<std::int32_t>(slots_ / kv_heads_);
     std::ptrdiff_t const head_stride = std::ptrdiff_t{tokens} * dim_;
     return {.keys = at<T>(0),
@@ -74,8 +76,9 @@ template <class T> class cache_memory {
             .token_stride = dim_};
   }
 
-  /// Slots shared out among the heads by the extents, which PureKV writes.
+  /// Slots shared out among the heads by the extents, which PureKV writes; until then no head has any.
   purekv::ragged_cache<T> ragged() const {
+    std::fill_n(at<purekv::extent>(2 * vectors() + positions()), kv_heads_, purekv::extent{});
     return {.keys = at<T>(0),
             .values = at<T>(vectors()),
             .positions = at<std::int32_t>(2 * vectors()),

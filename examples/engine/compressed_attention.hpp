@@ -45,8 +45,7 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
     prompt_ = prompt_tokens;
     new_tokens_ = new_tokens;
     prefilled_ = false;
-    layers_.clear();
-    layers_.resize(schedule_.layers.size());
+    layers_ = std::vector<layer_memory>(schedule_.layers.size());
     storage_.assign(layers_.size(), {});
     state_ = aligned_memory(pipeline_.state_bytes(1, prompt_));
     pipeline_.begin(1, &prompt_, new_tokens_, {state_.data(), state_.bytes()}).or_throw();
