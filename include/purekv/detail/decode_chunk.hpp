@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <purekv/concepts.hpp>
 #include <purekv/detail/carve.hpp>
 #include <purekv/detail/decode_kernel.hpp>
 #include <purekv/detail/positions.hpp>
