@@ -88,7 +88,7 @@ TEST_CASE("attend: float, dense") {
       {square(1, 1, 64, 1), square(4, 1, 64, 5), square(7, 1, 64, 15), square(8, 2, 64, 16), square(3, 1, 64, 17),
        square(2, 2, 64, 63), square(4, 2, 128, 64), square(8, 1, 128, 65), square(14, 2, 64, 127),
        square(4, 1, 128, 128), square(6, 2, 128, 129), square(8, 2, 64, 300), square(4, 4, 128, 300),
-       square(70, 1, 64, 33), square(4, 1, 64, 1001)});
+       square(70, 1, 64, 33), square(300, 1, 32, 9), square(4, 1, 64, 1001)});
 }
 
 TEST_CASE("attend: dims outside the fast path") {
@@ -225,6 +225,19 @@ TEST_CASE("attend: windows and sinks") {
     attention_input<half, owned_ragged<float>> const in(random, s);
     check<float>(in, s, purekv::sinks_and_window{5, window}, {.mass = true}, {1, 3});
   }
+}
+
+TEST_CASE("attend: positions up to the largest there is") {
+  SEEDED(random);
+  shape const s = square(4, 2, 64, 130);
+  attention_input<float, owned_contiguous<float>> in(random, s);
+  for (auto* positions : {&in.positions, &in.cache.positions})
+    for (std::int32_t& p : *positions) p += INT32_MAX - 129;
+  check<float>(in, s, dense, {.mass = true}, {1, 2});
+  check<float>(in, s, purekv::sliding_window{40}, {.mass = true, .mass_queries = purekv::last(33)}, {1, 3});
+  check<float>(in, s, purekv::sliding_window{INT32_MAX}, {.mass = true, .mass_queries = purekv::last(33)}, {1, 3});
+  scattered const predicate{random(), 50, 9};
+  check<float>(in, s, pattern_of<true>(predicate), {.mass = true}, {1, 2});
 }
 
 TEST_CASE("attend: video") {

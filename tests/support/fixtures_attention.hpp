@@ -217,9 +217,9 @@ template <class TO> struct attention_output {
   }
 };
 
-/// How far a case may be off, besides the bound of each number: relative L2 error of a float output, where logits are
-/// of ordinary size.
-inline double relative_l2_limit(int length) { return 1e-6 + 1e-7 * std::sqrt(length); }
+/// Besides the bound of each number, which must allow for the worst: how far off a whole float output may be, relative
+/// L2, where logits are of ordinary size. Two to three times what AVX-512 kernels have been measured to err.
+inline double relative_l2_limit(int length) { return 6e-7 + 1.5e-8 * std::sqrt(length); }
 inline bool ordinary_logits(shape const& s) { return std::abs(s.scale) <= 1 && s.spread <= 2; }
 
 template <class TO, class Input>

@@ -284,4 +284,43 @@ inline std::vector<std::int32_t> select_head(std::vector<double> const& scores, 
   return order;
 }
 
+/// One head's tokens for a selection in which heads share a budget.
+struct sharing_head {
+  std::vector<double> scores;
+  std::vector<bool> pinned;
+  std::vector<std::int32_t> positions;
+  int keep, floor;
+};
+
+/// What each head keeps when they share the sum of their keeps: first its pinned tokens and its floor best; what is
+/// left of the sum goes to the best of all heads, ties to the lower position, then to the lower head.
+inline std::vector<std::vector<std::int32_t>> select_shared(std::vector<sharing_head> const& heads) {
+  struct candidate {
+    double score;
+    std::int32_t position;
+    std::size_t head;
+    std::int32_t token;
+  };
+  std::vector<std::vector<std::int32_t>> kept;
+  std::vector<candidate> others;
+  std::ptrdiff_t left = 0;
+  for (std::size_t h = 0; h < heads.size(); ++h) {
+    sharing_head const& head = heads[h];
+    kept.push_back(select_head(head.scores, head.pinned, std::min(head.floor, static_cast<int>(head.scores.size()))));
+    left += head.keep - static_cast<std::ptrdiff_t>(kept[h].size());
+    for (std::size_t t = 0; t < head.scores.size(); ++t)
+      if (!std::binary_search(kept[h].begin(), kept[h].end(), static_cast<std::int32_t>(t)))
+        others.push_back({head.scores[t], head.positions[t], h, static_cast<std::int32_t>(t)});
+  }
+  std::stable_sort(others.begin(), others.end(), [](candidate const& a, candidate const& b) {
+    if (ranks_before(a.score, 0, b.score, 0) || ranks_before(b.score, 0, a.score, 0))
+      return ranks_before(a.score, 0, b.score, 0);
+    return a.position != b.position ? a.position < b.position : a.head < b.head;
+  });
+  for (std::ptrdiff_t i = 0; i < left && i < static_cast<std::ptrdiff_t>(others.size()); ++i)
+    kept[others[static_cast<std::size_t>(i)].head].push_back(others[static_cast<std::size_t>(i)].token);
+  for (auto& tokens : kept) std::sort(tokens.begin(), tokens.end());
+  return kept;
+}
+
 }  // namespace oracle

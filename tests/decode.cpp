@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <purekv/decode.hpp>
+// The header under test comes first.
+#include "support/fixtures_attention.hpp"
+#include "support/random.hpp"
+
+#include <doctest/doctest.h>
+#include <purekv/pattern/dense.hpp>
+#include <purekv/pattern/sinks_and_window.hpp>
+
+using namespace fixtures;
+using purekv::bfloat16;
+using purekv::half;
+
+namespace {
+
+template <class TO, class P, class TQ, class Owned>
+attention_output<TO> check(attention_input<TQ, Owned> const& in, shape const& s, P const& pattern,
+                           tap_request const& request = {}, std::initializer_list<int> ranks = all_ranks) {
+  CAPTURE(s.heads);
+  CAPTURE(s.kv_heads);
+  CAPTURE(s.dim);
+  CAPTURE(s.span[0]);
+  CAPTURE(s.queries[0]);
+  auto const reference = oracle::attend(pattern, in.queries, in.cache.view);
+  return check_attention<TO>(
+      in, s, reference, request,
+      [&](purekv::cpu exec, purekv::attend_taps const& taps) {
+        return purekv::decode_workspace(exec, pattern, in.queries, in.cache.view, taps);
+      },
+      [&](purekv::cpu exec, purekv::rows_view<TO> const& out, purekv::attend_taps const& taps, purekv::workspace work) {
+        return purekv::decode(exec, pattern, in.queries, in.cache.view, out, taps, work);
+      },
+      ranks);
+}
+
+shape step(int heads, int kv_heads, int dim, int tokens, int queries = 1) {
+  shape s = square(heads, kv_heads, dim, tokens);
+  s.queries = {queries};
+  return s;
+}
+
+template <class TQ, class Owned, class TO> void check_steps(generator& random, std::initializer_list<shape> shapes) {
+  for (shape s : shapes) {
+    s.gap = between(random, 0, 1) * between(random, 1, 9);
+    s.cache_order = between(random, 0, 1) == 0 ? order::head_major : order::token_major;
+    s.poison = between(random, 0, 1) == 0 ? beyond::nan : beyond::attractive;
+    attention_input<TQ, Owned> const in(random, s);
+    check<TO>(in, s, purekv::dense{}, {.mass = between(random, 0, 1) == 0});
+  }
+}
+
+}  // namespace
+
+TEST_CASE("decode: one query, float") {
+  SEEDED(random);
+  check_steps<float, owned_contiguous<float>, float>(
+      random, {step(1, 1, 64, 1), step(4, 1, 64, 5), step(7, 1, 64, 16), step(8, 2, 128, 63), step(3, 1, 64, 65),
+               step(8, 1, 128, 127), step(14, 2, 64, 129), step(70, 1, 64, 300), step(28, 4, 128, 1001),
+               step(2, 2, 64, 5003), step(9, 3, 1, 17), step(4, 2, 5, 64), step(4, 4, 72, 300), step(8, 1, 80, 15),
+               step(3, 3, 100, 129), step(7, 1, 96, 1024)});
+}
+
+TEST_CASE("decode: 16-bit caches") {
+  SEEDED(random);
+  check_steps<float, owned_contiguous<half>, float>(
+      random, {step(7, 1, 64, 1), step(28, 4, 128, 777), step(8, 2, 64, 300), step(4, 1, 72, 65), step(3, 1, 1, 40)});
+  check_steps<bfloat16, owned_ragged<bfloat16>, bfloat16>(
+      random, {step(4, 1, 64, 2), step(14, 2, 128, 600), step(8, 8, 64, 300), step(4, 2, 100, 65)});
+}
+
+TEST_CASE("decode: a few queries") {
+  SEEDED(random);
+  check_steps<float, owned_contiguous<float>, float>(
+      random, {step(4, 2, 64, 200, 2), step(7, 1, 128, 65, 5), step(8, 1, 64, 1300, 17), step(3, 1, 40, 90, 64)});
+}
+
+TEST_CASE("decode: ragged batches and caches, sequences with nothing to ask or nothing cached") {
+  SEEDED(random);
+  shape s;
+  s.heads = 8;
+  s.kv_heads = 2;
+  s.span = {300, 0, 1, 64, 2000, 17};
+  s.queries = {1, 0, 1, 3, 1, 0};
+  for (int keep : {100, 40, 0}) {
+    s.keep_percent = keep;
+    attention_input<half, owned_ragged<half>> const in(random, s);
+    check<half>(in, s, purekv::dense{}, {.mass = true});
+    check<half>(in, s, purekv::dense{}, {.lse = false, .mass = true, .mass_rows = purekv::score_rows::heads});
+  }
+}
+
+TEST_CASE("decode: patterns") {
+  SEEDED(random);
+  shape s;
+  s.heads = 6;
+  s.kv_heads = 3;
+  s.span = {700, 90};
+  s.queries = {1, 4};
+  s.keep_percent = 80;
+  for (int percent : {0, 10, 90}) {
+    scattered const predicate{random(), percent, 13};
+    attention_input<float, owned_ragged<float>> const in(random, s);
+    check<float>(in, s, pattern_of<true>(predicate), {.mass = true});
+    check<float>(in, s, purekv::sinks_and_window{2, 50}, {.mass = true});
+  }
+}
+
+TEST_CASE("decode: queries older than what is cached see only what they may") {
+  SEEDED(random);
+  shape s = step(4, 2, 64, 400, 7);
+  s.scattered = true;
+  s.keep_percent = 50;
+  attention_input<float, owned_ragged<float>> const in(random, s);
+  check<float>(in, s, purekv::dense{}, {.mass = true});
+}
+
+TEST_CASE("decode: large logits, NaN and inf") {
+  SEEDED(random);
+  float const inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  for (float scale : {0.0f, 100.0f}) {
+    shape s = step(4, 2, 64, 500, 3);
+    s.scale = scale;
+    attention_input<float, owned_contiguous<float>> in(random, s);
+    check<float>(in, s, purekv::dense{}, {.mass = true});
+    for (float bad : {nan, inf, -inf}) {
+      in.cache.view.run(0, 0, between(random, 0, 499)).keys[between(random, 0, 63)] = bad;
+      in.q.view.row(between(random, 2, 3), between(random, 0, 2))[between(random, 0, 63)] = bad;
+    }
+    in.cache.view.run(0, 1, 498).values[7] = nan;  // the first of the three queries does not see it
+    check<float>(in, s, purekv::dense{});
+  }
+  shape const s = step(4, 2, 64, 300);
+  attention_input<float, owned_contiguous<float>> in(random, s);
+  for (float& x : in.q.memory) x = nan;
+  auto const blind = check<float>(in, s, purekv::dense{}, {.mass = true});
+  CHECK(blind.out.view.row(3, 0)[0] == 0);
+  CHECK(blind.lse.view.row(0, 3)[0] == -inf);
+}
