@@ -144,7 +144,7 @@ struct layer {
     return out;
   }
 
-  /// The kept tokens are those that the formula's scores say, but for tokens whose score is as good as the worst kept.
+  /// Scores and kept tokens are those of the formula, but for tokens whose score is as good as that of the worst kept.
   template <class Compressor>
   void check_kept(Compressor const& c, owned_scores const& scores, table const& expected, int sinks, int recent) const {
     owned_selection kept(kv_heads(), selection_capacity(in.cache.view));
@@ -155,6 +155,8 @@ struct layer {
       std::vector<bool> pinned;
       for (int t = 0; t < tokens(); ++t) pinned.push_back(t < sinks || t >= tokens() - recent);
       auto const& wanted = expected[size(h)];
+      for (int t = 0; t < tokens(); ++t)
+        CHECK(scores.view.row(0, h)[t] == doctest::Approx(wanted[size(t)]).epsilon(1e-4));
       auto const reference = oracle::select_head(wanted, pinned, keep);
       auto const actual = kept.row(h);
       REQUIRE(actual.size() == reference.size());
@@ -196,7 +198,7 @@ std::vector<double> widest(table const& rows) {
 
 shape random_shape(test::random& random) {
   int const group = std::vector<int>{1, 4, 7, 8}[size(random.between(0, 3))], kv_heads = random.between(1, 3);
-  shape s = square(group * kv_heads, kv_heads, 32, random.between(60, 200));
+  shape s = square(group * kv_heads, kv_heads, 32, random.between(160, 300));
   s.spread = 2;
   return s;
 }
