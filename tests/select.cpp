@@ -442,10 +442,12 @@ TEST_CASE("select refuses budgets, protects and layers that make no sense, and w
   CHECK(refused(keeping(exactly{1})) == errc::bad_positions);
 }
 
-TEST_CASE("sizes that overflow need SIZE_MAX bytes") {
+TEST_CASE("a cache that makes no sense wants no workspace and no capacity; select says why") {
   std::vector<std::int32_t> lengths(1, -5);
   purekv::contiguous_cache<float> cache{};
   cache.lengths = lengths.data();
   cache.sequences = cache.kv_heads = 1;
-  CHECK(purekv::select_workspace(purekv::cpu{}, keeping(exactly{1}), cache) == SIZE_MAX);
+  CHECK(purekv::select_workspace(purekv::cpu{}, keeping(exactly{1}), cache) == 0);
+  CHECK(purekv::selection_capacity(cache) == 0);
+  CHECK(purekv::select(purekv::cpu{}, keeping(exactly{1}), {}, cache, {}, {}).code == errc::bad_shape);
 }
