@@ -84,7 +84,8 @@ inline status attend_workspace_too_small() {
   return {errc::workspace_too_small, "attend: workspace smaller than attend_workspace(), or not aligned to 64 bytes"};
 }
 
-/// The checked part: a task is a tile of queries as seen from one KV head; the last queries see most and go first.
+/// The checked part: a task is a tile of queries as seen from one KV head. Heads come one after the other, so that keys
+/// and values stay in the cache; in each the last queries, which see most, go first.
 template <Pattern P, class TQ, Cache C, class TO>
 void run_attend(cpu exec, P const& pattern, tile_plan const& plan, query_view<TQ> const& q, C const& cache,
                 self_view<typename C::element> const* self, rows_view<TO> const& out, attend_taps const& taps,
@@ -92,8 +93,8 @@ void run_attend(cpu exec, P const& pattern, tile_plan const& plan, query_view<TQ
   float* const lse = taps.lse != nullptr ? taps.lse : memory.lse;
   std::ptrdiff_t const lse_stride = taps.lse != nullptr ? taps.lse_stride : q.rows.tokens;
   memory.queue.run(exec, std::int64_t{plan.tiles_per_head} * cache.kv_heads, [&](std::int64_t task) {
-    std::int32_t const kv_head = static_cast<std::int32_t>(task % cache.kv_heads);
-    std::int32_t const t = plan.tiles_per_head - 1 - static_cast<std::int32_t>(task / cache.kv_heads);
+    std::int32_t const kv_head = static_cast<std::int32_t>(task / plan.tiles_per_head);
+    std::int32_t const t = plan.tiles_per_head - 1 - static_cast<std::int32_t>(task % plan.tiles_per_head);
     attend_tile<P, TQ, C, TO>{pattern,       q, cache, self, out, lse, lse_stride, plan.tile(kv_head, t), kv_head,
                               memory.scratch}
         .run(plan.runs);

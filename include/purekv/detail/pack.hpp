@@ -34,18 +34,38 @@ inline float larger_magnitude(float a, float b) { return !finite(a) || b <= a ? 
 template <class Row> float pack_rows(Row const& row, std::int32_t count, std::int32_t dim, float scale, float* packed) {
   vec const factor = splat(scale);
   magnitude most;
-  for (std::int32_t lane = 0; lane < block_lanes; lane += lanes)
-    for (std::int32_t d = 0; d < dim; d += lanes) {
+  for (std::int32_t lane = 0; lane < block_lanes; lane += lanes) {
+    decltype(row(0)) rows[lanes] = {};
+    bool all = true;
+    for (std::int32_t i = 0; i < lanes; ++i) {
+      if (lane + i < count) rows[i] = row(lane + i);
+      all = all && rows[i] != nullptr;
+    }
+    float* const to = packed + lane;
+    std::int32_t d = 0;
+    for (; all && d + lanes <= dim; d += lanes) {
+      vec square[lanes];
+#pragma GCC unroll 16
+      for (std::int32_t i = 0; i < lanes; ++i) {
+        square[i] = factor * widen(rows[i] + d);
+        most.add(square[i]);
+      }
+      transpose(square);
+#pragma GCC unroll 16
+      for (std::int32_t i = 0; i < lanes; ++i) store(to + (d + i) * block_lanes, square[i]);
+    }
+    for (; d < dim; d += lanes) {
       std::int32_t const width = smaller(lanes, dim - d);
       vec square[lanes] = {};
-      for (std::int32_t i = 0; i < smaller(lanes, count - lane); ++i)
-        if (auto const* const source = row(lane + i); source != nullptr) {
-          square[i] = factor * (width == lanes ? widen(source + d) : widen(source + d, width));
+      for (std::int32_t i = 0; i < lanes; ++i)
+        if (rows[i] != nullptr) {
+          square[i] = factor * (width == lanes ? widen(rows[i] + d) : widen(rows[i] + d, width));
           most.add(square[i]);
         }
       transpose(square);
-      for (std::int32_t i = 0; i < width; ++i) store(packed + (d + i) * block_lanes + lane, square[i]);
+      for (std::int32_t i = 0; i < width; ++i) store(to + (d + i) * block_lanes, square[i]);
     }
+  }
   return most.largest();
 }
 
@@ -54,16 +74,29 @@ template <class Row>
 void unpack_rows(float const* packed, float const* scale, std::int32_t count, std::int32_t dim, Row const& row) {
   for (std::int32_t lane = 0; lane < count; lane += lanes) {
     vec const factor = load(scale + lane);
-    for (std::int32_t d = 0; d < dim; d += lanes) {
+    std::int32_t const used = smaller(lanes, count - lane);
+    decltype(row(0)) rows[lanes];
+    for (std::int32_t i = 0; i < used; ++i) rows[i] = row(lane + i);
+    float const* const from = packed + lane;
+    std::int32_t d = 0;
+    for (; used == lanes && d + lanes <= dim; d += lanes) {
+      vec square[lanes];
+#pragma GCC unroll 16
+      for (std::int32_t i = 0; i < lanes; ++i) square[i] = factor * load(from + (d + i) * block_lanes);
+      transpose(square);
+#pragma GCC unroll 16
+      for (std::int32_t i = 0; i < lanes; ++i) narrow(rows[i] + d, square[i]);
+    }
+    for (; d < dim; d += lanes) {
       std::int32_t const width = smaller(lanes, dim - d);
       vec square[lanes] = {};
-      for (std::int32_t i = 0; i < width; ++i) square[i] = factor * load(packed + (d + i) * block_lanes + lane);
+      for (std::int32_t i = 0; i < width; ++i) square[i] = factor * load(from + (d + i) * block_lanes);
       transpose(square);
-      for (std::int32_t i = 0; i < smaller(lanes, count - lane); ++i)
+      for (std::int32_t i = 0; i < used; ++i)
         if (width == lanes)
-          narrow(row(lane + i) + d, square[i]);
+          narrow(rows[i] + d, square[i]);
         else
-          narrow(row(lane + i) + d, square[i], width);
+          narrow(rows[i] + d, square[i], width);
     }
   }
 }

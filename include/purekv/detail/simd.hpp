@@ -184,12 +184,15 @@ PUREKV_INLINE vec zip_high(vec a, vec b) { return __builtin_shufflevector(a, b, 
 
 /// rows[i] lane j becomes rows[j] lane i: log2(lanes) rounds of merging row i with row i + lanes / 2.
 PUREKV_INLINE void transpose(vec (&rows)[lanes]) {
+#pragma GCC unroll 4
   for (std::int32_t stride = 1; stride < lanes; stride *= 2) {
     vec next[lanes];
+#pragma GCC unroll 8
     for (std::int32_t i = 0; i < lanes / 2; ++i) {
       next[2 * i] = zip_low(rows[i], rows[i + lanes / 2]);
       next[2 * i + 1] = zip_high(rows[i], rows[i + lanes / 2]);
     }
+#pragma GCC unroll 16
     for (std::int32_t i = 0; i < lanes; ++i) rows[i] = next[i];
   }
 }
