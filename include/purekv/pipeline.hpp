@@ -224,15 +224,20 @@ template <class Compressor, Pattern P> class pipeline {
   std::string describe(std::int32_t prompt_tokens, std::int32_t new_tokens, std::int32_t element_bytes) const {
     if (status const s = check(); !s.ok()) return s.message;
     pipeline_cost const c = cost(prompt_tokens, new_tokens, element_bytes);
-    auto percent = [](double part, double whole) {
-      return std::to_string(static_cast<int>(whole > 0 ? 100 * part / whole + 0.5 : 0)) + " %";
+    std::string text = purekv::describe(schedule_);
+    auto percent = [&](double part, double whole) {
+      text.append(std::to_string(static_cast<int>(whole > 0 ? 100 * part / whole + 0.5 : 0))).append(" %");
     };
-    auto bytes = [&](std::int64_t n) {
-      return std::to_string(n) + " bytes (" + percent(static_cast<double>(n), static_cast<double>(c.full_bytes)) +
-             " of a full cache)";
+    auto bytes = [&](char const* name, std::int64_t n) {
+      text.append(name).append(std::to_string(n)).append(" bytes (");
+      percent(static_cast<double>(n), static_cast<double>(c.full_bytes));
+      text.append(" of a full cache), ");
     };
-    return purekv::describe(schedule_) + "peak " + bytes(c.peak_bytes) + ", steady " + bytes(c.steady_bytes) +
-           ", pairs computed " + percent(c.pairs, c.full_pairs) + "\n";
+    bytes("peak ", c.peak_bytes);
+    bytes("steady ", c.steady_bytes);
+    text.append("pairs computed ");
+    percent(c.pairs, c.full_pairs);
+    return text.append("\n");
   }
 
  private:

@@ -100,9 +100,12 @@ inline void one_source(layer_plan* layers, std::int32_t count, source_band const
 /// What each layer does, in words, equal neighbours on one line. Allocates the string; for people, not for engines.
 /// Precondition: validate(s).ok().
 inline std::string describe(schedule const& s) {
+  // Appended piece by piece: GCC 12 warns of overlap in what operator+ of a literal and a string becomes.
   auto range = [](std::int32_t first, std::int32_t last) {
-    return first == last ? "layer " + std::to_string(first)
-                         : "layers " + std::to_string(first) + "-" + std::to_string(last);
+    std::string name(first == last ? "layer " : "layers ");
+    name += std::to_string(first);
+    if (first != last) name.append("-").append(std::to_string(last));
+    return name;
   };
   std::string text;
   for (std::int32_t l = 0; l < s.layer_count;) {
@@ -111,20 +114,20 @@ inline std::string describe(schedule const& s) {
     while (end < s.layer_count && s.layers[end].when == plan.when && s.layers[end].source == plan.source) ++end;
     std::string const source =
         plan.source < 0 ? "its own score" : range(s.bands[plan.source].first, s.bands[plan.source].last);
-    text += range(l, end - 1) + ": ";
+    text.append(range(l, end - 1)).append(": ");
     switch (plan.when) {
       case evict_when::never:
         text += "attend to all, keep all";
         break;
       case evict_when::after_attending:
-        text += "attend to all, then evict by " + source;
+        text.append("attend to all, then evict by ").append(source);
         break;
       case evict_when::deferred:
-        text += "attend to all, evict when " + source + " " +
-                (s.bands[plan.source].first == s.bands[plan.source].last ? "has" : "have") + " been scored";
+        text.append("attend to all, evict when ").append(source);
+        text += s.bands[plan.source].first == s.bands[plan.source].last ? " has been scored" : " have been scored";
         break;
       case evict_when::before_attending:
-        text += "evict by " + source + ", then attend to what is kept";
+        text.append("evict by ").append(source).append(", then attend to what is kept");
         break;
     }
     text += '\n';
