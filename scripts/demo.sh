@@ -25,7 +25,7 @@ for argument in "$@"; do
 done
 
 need_build_tools
-need_packages libcli11-dev nlohmann-json3-dev
+need_packages libcli11-dev nlohmann-json3-dev doctest-dev
 
 mkdir -p "$cache"
 exec 9> "$cache/lock"

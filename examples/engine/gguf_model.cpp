@@ -63,21 +63,23 @@ gguf_model::gguf_model(std::filesystem::path const& file, bool float_weights) : 
 }
 
 void gguf_model::unpack_weights() {
+  std::vector<ggml_tensor*> packed;
+  for (std::int64_t i = 0; i < gguf_get_n_tensors(metadata_.get()); ++i)
+    packed.push_back(ggml_get_tensor(tensors_.get(), gguf_get_tensor_name(metadata_.get(), i)));
   std::size_t bytes = 0;
-  for (ggml_tensor* t = ggml_get_first_tensor(tensors_.get()); t != nullptr;
-       t = ggml_get_next_tensor(tensors_.get(), t))
-    bytes += ggml_tensor_overhead() + static_cast<std::size_t>(ggml_nelements(t)) * sizeof(float) + GGML_MEM_ALIGN;
+  for (ggml_tensor const* from : packed)
+    bytes += ggml_tensor_overhead() + static_cast<std::size_t>(ggml_nelements(from)) * sizeof(float) + GGML_MEM_ALIGN;
   ggml_context_ptr unpacked(ggml_init({.mem_size = bytes, .mem_buffer = nullptr, .no_alloc = false}));
-  for (ggml_tensor* t = ggml_get_first_tensor(tensors_.get()); t != nullptr;
-       t = ggml_get_next_tensor(tensors_.get(), t)) {
-    ggml_tensor* const to = ggml_new_tensor(unpacked.get(), GGML_TYPE_F32, ggml_n_dims(t), t->ne);
-    ggml_set_name(to, ggml_get_name(t));
-    if (t->type == GGML_TYPE_F32)
-      std::memcpy(to->data, t->data, ggml_nbytes(t));
-    else if (ggml_to_float_t const unpack = ggml_get_type_traits(t->type)->to_float; unpack != nullptr)
-      unpack(t->data, ggml_get_data_f32(to), ggml_nelements(t));
+  for (ggml_tensor const* from : packed) {
+    ggml_tensor* const to = ggml_new_tensor(unpacked.get(), GGML_TYPE_F32, ggml_n_dims(from), from->ne);
+    ggml_set_name(to, ggml_get_name(from));
+    if (from->type == GGML_TYPE_F32)
+      std::memcpy(to->data, from->data, ggml_nbytes(from));
+    else if (ggml_to_float_t const unpack = ggml_get_type_traits(from->type)->to_float; unpack != nullptr)
+      unpack(from->data, ggml_get_data_f32(to), ggml_nelements(from));
     else
-      reject(file_, std::string("has weights of type ") + ggml_type_name(t->type) + ", which do not unpack to float");
+      reject(file_,
+             std::string("has weights of type ") + ggml_type_name(from->type) + ", which do not unpack to float");
   }
   tensors_ = std::move(unpacked);
 }

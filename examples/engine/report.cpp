@@ -39,10 +39,10 @@ std::string markdown(std::vector<std::vector<std::string>> const& rows) {
   std::string text;
   for (auto const& row : rows) {
     for (std::size_t i = 0; i < row.size(); ++i)
-      text += "| " + row[i] + std::string(widths[i] - width(row[i]) + 1, ' ');
+      text.append("| ").append(row[i]).append(widths[i] - width(row[i]) + 1, ' ');
     text += "|\n";
     if (&row != &rows.front()) continue;
-    for (std::size_t const w : widths) text += "|" + std::string(w + 2, '-');
+    for (std::size_t const w : widths) text.append("|").append(w + 2, '-');
     text += "|\n";
   }
   return text;

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "../prompt.hpp"
+
+#include "support.hpp"
+
+#include <doctest/doctest.h>
+
+#include <llama.h>
+
+#include <algorithm>
+
+namespace engine {
+
+namespace {
+
+std::string text_of(tokenizer const& words, std::span<int const> tokens) {
+  std::string text;
+  for (int const token : tokens) text += words.text(token);
+  return text;
+}
+
+}  // namespace
+
+TEST_CASE("pieces are tokenised as they are: no beginning-of-sequence token, and the text comes back") {
+  tokenizer const words(test_model());
+  std::string const text = "  Two spaces, a tab\tand <|im_end|> as plain text.\n";
+  std::vector<int> const tokens = words.tokens(text);
+  CHECK(text_of(words, tokens) == text);
+  CHECK(std::ranges::none_of(tokens, [&](int token) { return words.ends(token) || token == 1; }));
+  CHECK(words.tokens("").empty());
+}
+
+TEST_CASE("a needle lies where it was hidden, and the question comes last") {
+  tokenizer const words(test_model());
+  needle const fact{"blue door", "48213"};
+  std::vector<int> const document = words.tokens(prose(20));
+  std::vector<int> const prompt = hide(fact, document, 0.25, words);
+  std::size_t const before = document.size() / 4;
+  CHECK(std::equal(prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(before), document.begin()));
+  CHECK(text_of(words, prompt) ==
+        text_of(words, std::span(document).first(before)) + "\nThe secret code of the blue door is 48213.\n" +
+            text_of(words, std::span(document).subspan(before)) +
+            "\n\nQuestion: What is the secret code of the blue door?\nAnswer: The secret code of the blue door is");
+  CHECK(hide(fact, document, 1.0, words).size() == prompt.size());
+}
+
+TEST_CASE("an answer is the code and nothing more") {
+  needle const fact{"blue door", "48213"};
+  CHECK(fact.answered_by(" 48213."));
+  CHECK(fact.answered_by("48213\n"));
+  CHECK_FALSE(fact.answered_by(" 482134"));
+  CHECK_FALSE(fact.answered_by(" 4821"));
+  CHECK_FALSE(fact.answered_by("the code is 48213"));
+  CHECK_FALSE(fact.answered_by(""));
+}
+
+TEST_CASE("random needles differ, with five digits") {
+  std::mt19937 generator(3);
+  needle const a = needle::random(generator), b = needle::random(generator);
+  CHECK(a.code.size() == 5);
+  CHECK(a.code.find_first_not_of("0123456789") == std::string::npos);
+  CHECK(a.code != b.code);
+}
+
+}  // namespace engine

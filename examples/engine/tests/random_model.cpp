@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "../random_model.hpp"
+
+#include "../error.hpp"
+#include "../experiment.hpp"
+
+#include <doctest/doctest.h>
+
+#include <numeric>
+
+namespace engine {
+
+namespace {
+
+answer_reader const nothing_to_read{[](int) { return std::string{}; }, [](int) { return false; },
+                                    [](std::string const&) { return std::nullopt; }};
+
+std::vector<int> prompt(int tokens) {
+  std::vector<int> ids(static_cast<std::size_t>(tokens));
+  std::iota(ids.begin(), ids.end(), 3);
+  return ids;
+}
+
+}  // namespace
+
+TEST_CASE("the prompt at once and token by token give the same logits") {
+  random_model model(2);
+  auto const whole = make_attention("full", 1, cache_element::float32, model.shape(), 2);
+  auto const stepwise = make_attention("full", 1, cache_element::float32, model.shape(), 2);
+  std::vector<int> const ids = prompt(40);
+  whole->begin(40, 0);
+  std::vector<float> const expected = model.prefill(ids, *whole);
+  stepwise->begin(30, 10);
+  std::vector<float> seen = model.prefill(std::span(ids).first(30), *stepwise);
+  for (int i = 30; i < 40; ++i) seen = model.decode(ids[static_cast<std::size_t>(i)], i, *stepwise);
+  for (std::size_t i = 0; i < seen.size(); ++i) REQUIRE(seen[i] == doctest::Approx(expected[i]).epsilon(1e-3));
+}
+
+TEST_CASE("a table of every preset: smaller caches, and time that was measured") {
+  random_model model(2);
+  options o;
+  o.compressions = {5};
+  o.new_tokens = 4;
+  auto const rows = measure_rows(model, o, prompt(300), nothing_to_read);
+  REQUIRE(rows.size() == 6);
+  for (measurement const& row : rows) {
+    CAPTURE(row.preset);
+    CHECK(row.tokens.size() == 4);
+    CHECK(row.prefill > row.attention + row.compressing);
+    CHECK(row.attention.count() > 0);
+    CHECK((row.compressing.count() > 0) == (row.preset != "full"));
+    if (row.preset != "full") CHECK(row.cache_bytes * 4 < rows[0].cache_bytes);
+    CHECK_FALSE(row.right.has_value());
+  }
+}
+
+TEST_CASE("a prompt longer than the context is refused") {
+  random_model model(1);
+  options o;
+  CHECK_THROWS_AS(measure_rows(model, o, prompt(model.shape().context), nothing_to_read), bad_input);
+}
+
+}  // namespace engine
