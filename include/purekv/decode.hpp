@@ -31,7 +31,11 @@ template <class TQ, Cache C> struct decode_shape {
   std::int64_t sets(std::int32_t s) const { return (rows(s) + decode_rows - 1) / decode_rows; }
   /// Rows of a sequence are worked on in sets of nearly equal size.
   std::int64_t set_begin(std::int32_t s, std::int64_t set) const { return rows(s) * set / sets(s); }
-  std::int64_t logits(std::int32_t s) const { return sets(s) * chunk_logits(0) + rows(s) * decode_chunk; }
+  /// Sets differ by a row at most; each has room for the larger ones.
+  std::int64_t set_logits(std::int32_t s) const {
+    return chunk_logits(rows(s) > decode_rows ? decode_rows : static_cast<std::int32_t>(rows(s)));
+  }
+  std::int64_t logits(std::int32_t s) const { return sets(s) * set_logits(s); }
 
   std::int64_t all_chunks() const {
     std::int64_t count = 0;
@@ -141,9 +145,7 @@ template <Pattern P, class TQ, Cache C> struct decode_task {
   chunk_keys<element> keys_of(decode_row_list const& rows) const {
     return find_keys<everything>(pattern, shape.cache, sequence, kv_head, first, last, rows, scratch);
   }
-  std::int64_t logits_begin(std::int64_t set) const {
-    return shape.set_begin(sequence, set) * decode_chunk + set * chunk_logits(0);
-  }
+  std::int64_t logits_begin(std::int64_t set) const { return set * shape.set_logits(sequence); }
 
   void run(decode_part const& part) const {
     for (std::int64_t set = 0; set < shape.sets(sequence); ++set) {
@@ -205,22 +207,23 @@ template <Pattern P, class TQ, Cache C> struct decode_task {
       if (found.count == 0) continue;
       float* to[decode_rows];
       float shift[lanes] = {}, factor[lanes] = {};
-      std::int32_t const step = lanes / rows.count * rows.count;
-      for (std::int32_t i = 0; i < step; ++i) {
-        std::int32_t const r = i % rows.count;
+      std::int32_t const per_key = logit_stride(rows.count);
+      for (std::int32_t i = 0; i < lanes; ++i) {
+        std::int32_t const r = i % per_key;
+        if (r >= rows.count) continue;
         float const of_row = lse[rows.head[r] * lse_stride + rows.token[r]];
         shift[i] = of_row == hidden_logit ? 0 : of_row;
         factor[i] = rows.token[r] >= begin && rows.token[r] < end ? 1 : 0;
         to[r] = mass.row(sequence, by_head ? rows.head[r] : kv_head);
       }
       float const* const logits = part.logits + logits_begin(set);
-      for (std::int32_t i = 0; i < found.count * rows.count; i += step) {
+      for (std::int32_t i = 0; i < found.count * per_key; i += lanes) {
         float share[lanes];
         store(share, exp2(load(logits + i) - load(shift)) * load(factor));
-        std::int32_t const keys = smaller(step / rows.count, found.count - i / rows.count);
+        std::int32_t const keys = smaller(lanes / per_key, found.count - i / per_key);
         for (std::int32_t j = 0; j < keys; ++j) {
-          std::int32_t const token = found.token(first, i / rows.count + j);
-          for (std::int32_t r = 0; r < rows.count; ++r) to[r][token] += share[j * rows.count + r];
+          std::int32_t const token = found.token(first, i / per_key + j);
+          for (std::int32_t r = 0; r < rows.count; ++r) to[r][token] += share[j * per_key + r];
         }
       }
     }

@@ -14,8 +14,10 @@ namespace detail {
 /// cache, and its softmax needs no rescaling.
 inline constexpr std::int32_t decode_chunk = 512;
 
-/// Logits (or weights) of `rows` rows of a chunk, the lanes that stores reach beyond them included.
-inline constexpr std::int64_t chunk_logits(std::int32_t rows) { return std::int64_t{decode_chunk} * rows + 2 * lanes; }
+/// Logits (or weights) of `rows` rows of a chunk.
+PUREKV_INLINE constexpr std::int64_t chunk_logits(std::int32_t rows) {
+  return std::int64_t{decode_chunk} * logit_stride(rows);
+}
 
 /// What one rank decodes with. T: element of the cache.
 template <class T> struct decode_scratch {
@@ -152,7 +154,7 @@ chunk_keys<typename C::element> find_keys(P const& pattern, C const& cache, std:
 /// exponentials for each row. top is -inf for a row that sees nothing of it.
 template <int Rows, int Steps, class T> struct chunk_attention {
   static constexpr std::int32_t group_keys = decode_keys<Rows>;
-  static constexpr std::int32_t group_logits = group_keys * Rows;
+  static constexpr std::int32_t per_key = logit_stride(Rows);
 
   chunk_keys<T> const& found;
   std::int32_t dim, padded;
@@ -187,13 +189,13 @@ template <int Rows, int Steps, class T> struct chunk_attention {
                                              : found.values.at(i + ahead_rows - found.count);
       vec const s = multiply_rows<Rows, Steps>(q, padded, dim, keys, ahead, found.keys.stride);
       odd = fma(s, vec{}, odd);
-      store(logits + i * Rows, s);
+      store(logits + i * per_key, s);
     }
     return !any(odd != odd);
   }
 
   void clamp() const {
-    for (std::int32_t i = 0; i < found.count * Rows; ++i) {
+    for (std::int32_t i = 0; i < found.count * per_key; ++i) {
       float& s = logits[i];
       if (s > largest_logit) s = largest_logit;
       if (s < -largest_logit) s = -largest_logit;
@@ -204,27 +206,30 @@ template <int Rows, int Steps, class T> struct chunk_attention {
   void hide() const {
     for (std::int32_t i = 0; i < found.count; ++i)
       for (std::int32_t r = 0; r < Rows; ++r)
-        if ((found.seen[i] >> r & 1u) == 0) logits[i * Rows + r] = hidden_logit;
+        if ((found.seen[i] >> r & 1u) == 0) logits[i * per_key + r] = hidden_logit;
   }
 
   void weigh() const {
+    std::int32_t const end = (found.count + group_keys - 1) / group_keys * lanes;
+    for (std::int32_t i = found.count * per_key; i < end; ++i) logits[i] = hidden_logit;
+
     float lane[lanes];
-    // The last register may reach beyond the keys.
-    std::int32_t const end = found.count * Rows;
-    for (std::int32_t i = end; i < (found.count + group_keys - 1) / group_keys * group_logits; ++i)
-      logits[i] = hidden_logit;
     vec most = splat(hidden_logit);
-    for (std::int32_t i = 0; i < end; i += group_logits) most = max(load(logits + i), most);
+    for (std::int32_t i = 0; i < end; i += lanes) most = max(load(logits + i), most);
     store(lane, most);
     for (std::int32_t r = 0; r < Rows; ++r) {
       top[r] = lane[r];
-      for (std::int32_t j = 1; j < group_keys; ++j) top[r] = lane[j * Rows + r] > top[r] ? lane[j * Rows + r] : top[r];
+      for (std::int32_t j = 1; j < group_keys; ++j)
+        top[r] = lane[j * per_key + r] > top[r] ? lane[j * per_key + r] : top[r];
     }
-    for (std::int32_t i = 0; i < lanes; ++i)
-      lane[i] = i < group_logits && top[i % Rows] != hidden_logit ? top[i % Rows] : 0;
+    for (std::int32_t i = 0; i < lanes; ++i) {
+      std::int32_t const r = i % per_key;
+      lane[i] = r < Rows && top[r] != hidden_logit ? top[r] : 0;
+    }
+
     vec const shift = load(lane);
     vec total{};
-    for (std::int32_t i = 0; i < end; i += group_logits) {
+    for (std::int32_t i = 0; i < end; i += lanes) {
       vec const p = exp2(load(logits + i) - shift);
       store(weights + i, p);
       total += p;
@@ -232,7 +237,7 @@ template <int Rows, int Steps, class T> struct chunk_attention {
     store(lane, total);
     for (std::int32_t r = 0; r < Rows; ++r) {
       sum[r] = lane[r];
-      for (std::int32_t j = 1; j < group_keys; ++j) sum[r] += lane[j * Rows + r];
+      for (std::int32_t j = 1; j < group_keys; ++j) sum[r] += lane[j * per_key + r];
     }
   }
 
@@ -277,7 +282,7 @@ template <int Rows, int Steps, class T> struct chunk_attention {
     for (std::int32_t i = 0; i < found.count; ++i) {
       T const* const row = found.values.at(i);
       for (std::int32_t r = 0; r < Rows; ++r) {
-        float const p = weights[i * Rows + r];
+        float const p = weights[i * per_key + r];
         if (p == 0) continue;
         for (std::int32_t d = 0; d < dim; ++d) out[r * padded + d] += p * static_cast<float>(row[d]);
       }

@@ -8,11 +8,17 @@ namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
 
 // Decoding keeps a few query rows in registers and streams keys and values past them, each read once for all rows.
-// Lanes are dims. Logits and weights are [keys, Rows]; a register holds those of `decode_keys` keys.
+// Lanes are dims. Logits and weights are [keys, logit_stride], of which the first Rows count.
 
 inline constexpr std::int32_t decode_rows = lanes < 8 ? lanes : 8;  // most rows in registers
 
-template <int Rows> inline constexpr std::int32_t decode_keys = lanes / Rows;
+/// Floats from one key's logits to the next: rows rounded up so that a register holds whole keys.
+PUREKV_INLINE constexpr std::int32_t logit_stride(std::int32_t rows) {
+  return rows <= 1 ? 1 : rows <= 2 ? 2 : rows <= 4 ? 4 : 8;
+}
+
+/// Keys in a register of logits.
+template <int Rows> inline constexpr std::int32_t decode_keys = lanes / logit_stride(Rows);
 
 /// Registers of values that one pass keeps per row, so that Rows times as many accumulators hide the latency of a
 /// multiply-add without spilling.
@@ -81,12 +87,12 @@ PUREKV_INLINE void hold(vec& x) {
 #endif
 }
 
-/// sum over d of keys[j][d] * q[r][d] in lane j * Rows + r. q : [Rows, padded], zero from dim on; Steps: dim / lanes if
-/// it is known, else 0. Fetches rows `ahead` + j * stride meanwhile, line by line, for later.
+/// sum over d of keys[j][d] * q[r][d] in lane j * logit_stride + r. q : [Rows, padded], zero from dim on; Steps: dim /
+/// lanes if it is known, else 0. Fetches rows `ahead` + j * stride meanwhile, line by line, for later.
 template <int Rows, int Steps, class T>
 PUREKV_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::int32_t dim,
                                 T const* const (&keys)[decode_keys<Rows>], T const* ahead, std::ptrdiff_t stride) {
-  constexpr std::int32_t count = decode_keys<Rows>;
+  constexpr std::int32_t count = decode_keys<Rows>, per_key = logit_stride(Rows);
   constexpr std::int32_t line = line_bytes / static_cast<std::int32_t>(sizeof(T)), line_steps = line / lanes;
   vec sum[lanes] = {};
   if constexpr (Steps == 0) {
@@ -98,7 +104,7 @@ PUREKV_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::int32_
         vec const key = key_at(keys[j] + d);
 #pragma GCC unroll 8
         for (std::int32_t r = 0; r < Rows; ++r)
-          sum[j * Rows + r] = fma(load(q + r * padded + d), key, sum[j * Rows + r]);
+          sum[j * per_key + r] = fma(load(q + r * padded + d), key, sum[j * per_key + r]);
       }
     };
     for (std::int32_t d = 0; d < whole; d += lanes) add(d, [](T const* p) { return widen(p); });
@@ -130,7 +136,7 @@ PUREKV_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::int32_
           vec x = load(q + r * padded + d + v);
           hold(x);
 #pragma GCC unroll 8
-          for (std::int32_t j = 0; j < count; ++j) sum[j * Rows + r] = fma(x, key[j], sum[j * Rows + r]);
+          for (std::int32_t j = 0; j < count; ++j) sum[j * per_key + r] = fma(x, key[j], sum[j * per_key + r]);
         }
       }
     }
@@ -139,8 +145,8 @@ PUREKV_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::int32_
 }
 
 /// out[r][d] += sum over keys [first, last) of weights[key][r] * values[key][d], for Vectors registers of dims.
-/// weights, out : [keys, Rows], [Rows, padded]; both they and `values` begin at the first dim of interest. Fetches row
-/// i of `ahead` with every key.
+/// weights : [keys, logit_stride]; out : [Rows, padded]; the dims begin at `column`. Fetches a row of `ahead` with
+/// every key.
 template <int Rows, int Vectors, class T>
 PUREKV_INLINE void multiply_weights(float const* weights, row_source<T> const& values, std::int32_t first,
                                     std::int32_t last, std::int32_t column, T const* ahead, float* out,
@@ -162,7 +168,7 @@ PUREKV_INLINE void multiply_weights(float const* weights, row_source<T> const& v
     ahead += values.stride;
 #pragma GCC unroll 8
     for (std::int32_t r = 0; r < Rows; ++r) {
-      vec p = splat(weights[i * Rows + r]);
+      vec p = splat(weights[i * logit_stride(Rows) + r]);
       hold(p);
 #pragma GCC unroll 8
       for (std::int32_t v = 0; v < Vectors; ++v) sum[r][v] = fma(p, x[v], sum[r][v]);
@@ -183,7 +189,7 @@ PUREKV_INLINE void multiply_weights_tail(float const* weights, row_source<T> con
     vec const x = widen(values.at(i) + column, rest);
     for (std::int32_t r = 0; r < Rows; ++r) {
       float* const sum = out + r * padded + column;
-      store(sum, fma(splat(weights[i * Rows + r]), x, load(sum)));
+      store(sum, fma(splat(weights[i * logit_stride(Rows) + r]), x, load(sum)));
     }
   }
 }

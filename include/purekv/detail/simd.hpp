@@ -41,9 +41,14 @@ PUREKV_INLINE ivec load(std::int32_t const* p) {
 PUREKV_INLINE void store(float* p, vec x) { __builtin_memcpy(p, &x, sizeof x); }
 PUREKV_INLINE void store(std::int32_t* p, ivec x) { __builtin_memcpy(p, &x, sizeof x); }
 template <class T> PUREKV_INLINE uvec load_bits16(T const* p) {
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+  // GCC 12 widens a half at a time.
+  return uvec(_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<__m256i const*>(p))));
+#else
   bits16 x;
   __builtin_memcpy(&x, p, sizeof x);
   return __builtin_convertvector(x, uvec);
+#endif
 }
 
 // Spelled out because `vec{} + x` as a broadcast costs an addition (GCC 12).
