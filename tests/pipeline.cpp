@@ -16,6 +16,10 @@
 
 #include "support/random.hpp"
 
+#if defined(__clang__)  // vectors are indexed with the library's signed sizes throughout; its headers are not excused
+#pragma clang diagnostic ignored "-Wsign-conversion"
+#endif
+
 using namespace purekv;
 
 namespace {
