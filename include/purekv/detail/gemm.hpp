@@ -23,10 +23,12 @@ using attend_block = register_block<lanes == 16 ? 4 : 2, 6>;  // 24 of 32, 12 of
 /// Queries that a micro-kernel works on side by side, one in each lane.
 inline constexpr std::int32_t block_lanes = attend_block::vectors * lanes;
 
+// The micro-kernels stay functions of their own: inlined, they compete with their callers for registers.
+
 /// scores[r][lane] = sum_d keys[r][d] * queries[d][lane] for Rows keys.
 template <int Rows>
-PUREKV_INLINE void multiply_keys(float const* keys, std::ptrdiff_t key_stride, float const* queries, std::int32_t dim,
-                                 float* scores) {
+[[gnu::noinline]] void multiply_keys(float const* keys, std::ptrdiff_t key_stride, float const* queries,
+                                     std::int32_t dim, float* scores) {
   constexpr std::int32_t vectors = attend_block::vectors;
   vec sum[Rows][vectors] = {};
   for (std::int32_t d = 0; d < dim; ++d) {
@@ -49,8 +51,8 @@ PUREKV_INLINE void multiply_keys(float const* keys, std::ptrdiff_t key_stride, f
 /// out[d][lane] = rescale[lane] * out[d][lane] + sum_k values[k][d] * weights[k][lane] for Rows dims. With `guarded`, a
 /// weight (or rescale) of zero takes nothing from its factor, even if that is inf or NaN.
 template <int Rows, bool guarded>
-PUREKV_INLINE void multiply_values(float const* values, std::ptrdiff_t value_stride, float const* weights,
-                                   std::int32_t keys, float const* rescale, float* out) {
+[[gnu::noinline]] void multiply_values(float const* values, std::ptrdiff_t value_stride, float const* weights,
+                                       std::int32_t keys, float const* rescale, float* out) {
   constexpr std::int32_t vectors = attend_block::vectors;
   vec sum[Rows][vectors];
 #pragma GCC unroll 8

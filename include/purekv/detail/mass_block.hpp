@@ -11,7 +11,7 @@ namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
 
 /// Keys of one task: enough that packing the queries anew for each costs little, few enough to stay in L2.
-inline constexpr std::int32_t mass_keys = 256;
+inline constexpr std::int32_t mass_keys = 512;
 
 struct mass_scratch {
   static constexpr std::int32_t step = 64;  // keys whose logits are computed together
