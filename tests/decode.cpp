@@ -127,7 +127,8 @@ TEST_CASE("decode: large logits, NaN and inf") {
       in.cache.view.run(0, 0, between(random, 0, 499)).keys[between(random, 0, 63)] = bad;
       in.q.view.row(between(random, 2, 3), between(random, 0, 2))[between(random, 0, 63)] = bad;
     }
-    in.cache.view.run(0, 1, 498).values[7] = nan;  // the first of the three queries does not see it
+    // The first of the three queries does not see it; of large logits nobody can say which probabilities are 0.
+    if (scale == 0) in.cache.view.run(0, 1, 498).values[7] = nan;
     check<float>(in, s, purekv::dense{});
   }
   shape const s = step(4, 2, 64, 300);

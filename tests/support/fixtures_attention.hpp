@@ -218,9 +218,12 @@ template <class TO> struct attention_output {
 };
 
 /// Besides the bound of each number, which must allow for the worst: how far off a whole float output may be, relative
-/// L2, where logits are of ordinary size. Two to three times what AVX-512 kernels have been measured to err.
+/// L2, where logits are of ordinary size and the numbers too many to cancel by chance. Two to three times what AVX-512
+/// kernels have been measured to err.
 inline double relative_l2_limit(int length) { return 6e-7 + 1.5e-8 * std::sqrt(length); }
-inline bool ordinary_logits(shape const& s) { return std::abs(s.scale) <= 1 && s.spread <= 2; }
+inline bool has_relative_l2_limit(shape const& s, int queries) {
+  return std::abs(s.scale) <= 1 && s.spread <= 2 && s.heads * s.dim * queries >= 256;
+}
 
 template <class TO, class Input>
 void compare_with_oracle(Input const& in, shape const& s, attention_output<TO> const& actual,
@@ -256,7 +259,7 @@ void compare_with_oracle(Input const& in, shape const& s, attention_output<TO> c
   report(lse);
   report(mass);
   if constexpr (std::is_same_v<TO, float>)
-    if (ordinary_logits(s)) CHECK(out.relative_l2() <= relative_l2_limit(in.longest()));
+    if (has_relative_l2_limit(s, in.queries.rows.tokens)) CHECK(out.relative_l2() <= relative_l2_limit(in.longest()));
 }
 
 inline std::initializer_list<int> const all_ranks = {1, 2, 3, 7};
