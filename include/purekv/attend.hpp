@@ -97,7 +97,7 @@ void run_attend(cpu exec, P const& pattern, tile_plan const& plan, query_view<TQ
     std::int32_t const t = plan.tiles_per_head - 1 - static_cast<std::int32_t>(task % plan.tiles_per_head);
     attend_tile<P, TQ, C, TO>{pattern,       q, cache, self, out, lse, lse_stride, plan.tile(kv_head, t), kv_head,
                               memory.scratch}
-        .run(plan.runs);
+        .run(plan);
   });
   if (taps.mass.data != nullptr)
     run_mass(exec, pattern, plan, q, cache, lse, lse_stride, taps.mass_queries, taps.mass_rows, taps.mass, memory.mass);

@@ -7,24 +7,28 @@
 
 namespace purekv::inline v0_1 {
 
-/// Cached tokens [begin, begin + count) of a head. full: every query of the tile sees all of them, causality apart;
-/// otherwise the pattern is asked for each pair.
+/// Cached tokens [begin, begin + count) of a head. full: every query of the tile sees all of them, causality apart.
+/// Otherwise `masks` says where tile_plan::masks holds which query sees which key, [queries of the tile, words()]; -1:
+/// nowhere, the pattern is asked for each pair.
 struct key_run {
   std::int32_t begin, count, full;
+  std::int64_t masks = -1;
+
+  PUREKV_INLINE std::int32_t words() const { return (count + 63) / 64; }
 };
 
 /// Queries [first, first + count) of the packed batch with all heads of a group, and runs[runs_begin ..] of the keys
 /// that some of them sees: ascending, disjoint, none beyond the last query.
 struct query_tile {
-  std::int32_t sequence, first, count;
-  std::int64_t runs_begin;
-  std::int32_t runs;
+  std::int32_t sequence, first, count, runs;
+  std::int64_t runs_begin, masks_begin;
 };
 
 /// What attention with a pattern computes; made by `plan`, lies in the caller's memory.
 struct tile_plan {
   query_tile const* tiles = nullptr;  // [per_kv_head ? kv_heads : 1, tiles_per_head], by sequence and query
   key_run const* runs = nullptr;
+  std::uint64_t const* masks = nullptr;
   std::int32_t tiles_per_head = 0;
   bool per_kv_head = false;       // the tiles of KV head h start at h * tiles_per_head; otherwise all share them
   std::int32_t tile_queries = 0;  // of the largest tile
@@ -32,6 +36,17 @@ struct tile_plan {
 
   PUREKV_INLINE query_tile const& tile(std::int32_t kv_head, std::int32_t index) const {
     return tiles[(per_kv_head ? std::int64_t{kv_head} * tiles_per_head : std::int64_t{0}) + index];
+  }
+
+  /// Which of the keys [first, first + count) of a run with masks the query number `query` of its tile sees, a bit
+  /// each; count <= 64.
+  PUREKV_INLINE std::uint64_t seen(key_run const& run, std::int32_t query, std::int32_t first,
+                                   std::int32_t count) const {
+    std::uint64_t const* const words = masks + run.masks + std::int64_t{query} * run.words() + first / 64;
+    std::int32_t const shift = first % 64;
+    std::uint64_t bits = words[0] >> shift;
+    if (shift + count > 64) bits |= words[1] << (64 - shift);
+    return count == 64 ? bits : bits & ((std::uint64_t{1} << count) - 1);
   }
 };
 

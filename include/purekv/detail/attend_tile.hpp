@@ -70,13 +70,13 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
   std::int32_t lanes_of(std::int32_t block) const { return smaller(block_lanes, rows - block * block_lanes); }
   std::ptrdiff_t panel(std::int32_t block) const { return std::ptrdiff_t{block} * block_lanes * dim; }
 
-  void run(key_run const* runs) {
+  void run(tile_plan const& plan) {
     pack_queries();
     find_bounds();
     start();
-    key_walk<C> walk(cache, tile.sequence, kv_head, runs + tile.runs_begin, tile.runs);
+    key_walk<C> walk(cache, tile.sequence, kv_head, plan.runs + tile.runs_begin, tile.runs);
     while (walk.next(scratch.keys)) {
-      if (scratch.keys.partial != 0) ask_pattern();
+      if (scratch.keys.partial != 0) ask_pattern(plan);
       guarded = guarded || !finite(scratch.keys.largest_value);
       for (std::int32_t b = 0; b < blocks; ++b) attend_block_of(b);
     }
@@ -141,20 +141,19 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
   }
 
   /// Sets the bits of `low` and `high` for the keys in the scratch.
-  void ask_pattern() {
+  void ask_pattern(tile_plan const& plan) {
     key_tile const& keys = scratch.keys;
-    constexpr bool per_head = is_per_head<P>();
     for (std::int32_t i = 0; i < tile.count; ++i) {
       std::int32_t const position = q.batch.positions[tile.first + i];
-      std::int32_t const end = keys.below(scratch.bound[i * group]);
       for (std::int32_t g = 0; g < group; ++g) {
         std::int32_t const row = i * group + g;
-        if (per_head || g == 0) {
+        if (is_per_head<P>() || g == 0) {
           std::uint64_t seen = ~keys.partial;
-          for (std::uint64_t left = keys.partial; left != 0; left &= left - 1) {
-            std::int32_t const k = __builtin_ctzll(left);
-            if (k >= end) break;
-            if (pattern.visible(kv_head * group + g, position, keys.positions[k])) seen |= std::uint64_t{1} << k;
+          for (std::int32_t p = 0; p < keys.piece_count; ++p) {
+            key_tile::piece const& piece = keys.pieces[p];
+            std::uint64_t const bits = piece.run->masks >= 0 ? plan.seen(*piece.run, i, piece.first, piece.count)
+                                                             : ask_pattern(kv_head * group + g, position, piece);
+            seen |= bits << piece.slot;
           }
           scratch.low[row] = static_cast<std::int32_t>(static_cast<std::uint32_t>(seen));
           scratch.high[row] = static_cast<std::int32_t>(static_cast<std::uint32_t>(seen >> 32));
@@ -164,6 +163,13 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
         }
       }
     }
+  }
+  std::uint64_t ask_pattern(std::int32_t query_head, std::int32_t position, key_tile::piece const& piece) const {
+    std::int32_t const* const positions = scratch.keys.positions + piece.slot;
+    std::uint64_t seen = 0;
+    for (std::int32_t k = 0; k < piece.count && positions[k] <= position; ++k)
+      if (pattern.visible(query_head, position, positions[k])) seen |= std::uint64_t{1} << k;
+    return seen;
   }
 
   /// The keys in the scratch for one block of lanes.

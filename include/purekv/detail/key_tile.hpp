@@ -20,12 +20,25 @@ struct key_tile {
   std::uint64_t partial = 0;  // keys that the pattern must be asked about
   float largest_key = 0, largest_value = 0;
 
+  /// Keys [slot, slot + count) of the tile are keys [first, first + count) of a partly visible run.
+  struct piece {
+    key_run const* run;
+    std::int32_t first, slot, count;
+  };
+  piece pieces[capacity];
+  std::int32_t piece_count = 0;
+
   static key_tile take(carve& memory, std::int32_t dim) {
     std::int64_t const rows = std::int64_t{capacity} * dim;
     float* const keys = memory.take<float>(rows);
     float* const values = memory.take<float>(rows);
     std::int32_t* const ordinals = memory.take<std::int32_t>(capacity);
-    return {keys, values, ordinals, memory.take<std::int32_t>(capacity)};
+    key_tile tile{};
+    tile.keys = keys;
+    tile.values = values;
+    tile.ordinals = ordinals;
+    tile.positions = memory.take<std::int32_t>(capacity);
+    return tile;
   }
 
   /// How many of its keys have an ordinal below `bound`.
@@ -45,14 +58,20 @@ template <Cache C> class key_walk {
   bool next(key_tile& tile) {
     tile.count = 0;
     tile.partial = 0;
+    tile.piece_count = 0;
     magnitude keys, values;
     while (tile.count < key_tile::capacity && run_ != end_) {
-      std::int32_t const first = run_->begin + done_;
+      std::int32_t const first = run_->begin + done_, slot = tile.count;
       std::int32_t const count = smaller(key_tile::capacity - tile.count, run_->count - done_);
       for_each_stretch(cache_, sequence_, kv_head_, first, first + count,
                        [&](auto const& tokens, std::int32_t ordinal, std::int32_t n) {
-                         add(tile, tokens, ordinal, n, run_->full != 0, keys, values);
+                         add(tile, tokens, ordinal, n, keys, values);
                        });
+      if (run_->full == 0) {
+        std::uint64_t const bits = count == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
+        tile.partial |= bits << slot;
+        tile.pieces[tile.piece_count++] = {run_, done_, slot, count};
+      }
       done_ += count;
       if (done_ == run_->count) {
         ++run_;
@@ -66,7 +85,7 @@ template <Cache C> class key_walk {
 
  private:
   template <class Run>
-  void add(key_tile& tile, Run const& tokens, std::int32_t ordinal, std::int32_t n, bool full, magnitude& keys,
+  void add(key_tile& tile, Run const& tokens, std::int32_t ordinal, std::int32_t n, magnitude& keys,
            magnitude& values) const {
     std::ptrdiff_t const row = std::ptrdiff_t{tile.count} * cache_.dim;
     widen_rows(tokens.keys, tokens.stride, n, cache_.dim, tile.keys + row, keys);
@@ -75,8 +94,6 @@ template <Cache C> class key_walk {
       tile.ordinals[tile.count + i] = ordinal + i;
       tile.positions[tile.count + i] = tokens.positions[i];
     }
-    std::uint64_t const bits = n == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << n) - 1;
-    if (!full) tile.partial |= bits << tile.count;
     tile.count += n;
   }
 

@@ -109,10 +109,10 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
     if (low == tile.runs || runs[low].begin >= last) return;
     std::int32_t const step = block_lanes / heads;
     for (std::int32_t query = from; query < to; query += step)
-      add_queries(query, smaller(step, to - query), runs + low, runs + tile.runs);
+      add_queries(query, smaller(step, to - query), tile, runs + low);
   }
 
-  void add_queries(std::int32_t query, std::int32_t count, key_run const* run, key_run const* end) {
+  void add_queries(std::int32_t query, std::int32_t count, query_tile const& tile, key_run const* run) {
     std::int32_t seen = first;
     for (std::int32_t i = 0; i < count; ++i) {
       seen = tokens_until(cache, sequence, kv_head, q.batch.positions[query + i], i == 0 ? std::int32_t{0} : seen);
@@ -132,16 +132,18 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
       scratch.low[lane] = scratch.high[lane] = -1;
     }
     bool const clamp = !finite_logits(largest_query, largest_key, dim);
-    for (; run != end && run->begin < last; ++run)
+    for (key_run const* const end = plan.runs + tile.runs_begin + tile.runs; run != end && run->begin < last; ++run)
       for (std::int32_t from = larger(run->begin, first), to = smaller(smaller(run->begin + run->count, last), seen);
            from < to; from += mass_scratch::step)
-        add_keys(from, smaller(mass_scratch::step, to - from), query, count, run->full != 0, clamp);
+        add_keys(from, smaller(mass_scratch::step, to - from), query, count, tile, *run, clamp);
   }
 
-  void add_keys(std::int32_t from, std::int32_t keys, std::int32_t query, std::int32_t count, bool full, bool clamp) {
+  void add_keys(std::int32_t from, std::int32_t keys, std::int32_t query, std::int32_t count, query_tile const& tile,
+                key_run const& run, bool clamp) {
+    bool const full = run.full != 0;
     multiply_keys(scratch.keys + std::ptrdiff_t{from - first} * dim, dim, keys, scratch.queries, dim, scratch.scores);
     if (clamp) clamp_scores(scratch.scores, keys);
-    if (!full) ask_pattern(from, keys, query, count);
+    if (!full) ask_pattern(from, keys, query, count, tile, run);
     if (!full || from + keys > scratch.bound[0]) {
       std::int32_t ordinals[mass_scratch::step];
       for (std::int32_t k = 0; k < keys; ++k) ordinals[k] = from + k;
@@ -156,7 +158,8 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
     }
   }
 
-  void ask_pattern(std::int32_t from, std::int32_t keys, std::int32_t query, std::int32_t count) {
+  void ask_pattern(std::int32_t from, std::int32_t keys, std::int32_t query, std::int32_t count, query_tile const& tile,
+                   key_run const& run) {
     std::int32_t positions[mass_scratch::step];
     for_each_stretch(cache, sequence, kv_head, from, from + keys,
                      [&](auto const& tokens, std::int32_t ordinal, std::int32_t n) {
@@ -166,11 +169,9 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
       for (std::int32_t h = 0; h < heads; ++h) {
         std::int32_t const lane = i * heads + h;
         if (is_per_head<P>() || h == 0) {
-          std::uint64_t seen = 0;
-          std::int32_t const position = q.batch.positions[query + i];
-          for (std::int32_t k = 0; k < keys && positions[k] <= position; ++k)
-            if (pattern.visible(kv_head * group + first_head + h, position, positions[k]))
-              seen |= std::uint64_t{1} << k;
+          std::uint64_t const seen = run.masks >= 0 ? plan.seen(run, query + i - tile.first, from - run.begin, keys)
+                                                    : ask_pattern(kv_head * group + first_head + h,
+                                                                  q.batch.positions[query + i], positions, keys);
           scratch.low[lane] = static_cast<std::int32_t>(static_cast<std::uint32_t>(seen));
           scratch.high[lane] = static_cast<std::int32_t>(static_cast<std::uint32_t>(seen >> 32));
         } else {
@@ -178,6 +179,13 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
           scratch.high[lane] = scratch.high[lane - 1];
         }
       }
+  }
+  std::uint64_t ask_pattern(std::int32_t query_head, std::int32_t position, std::int32_t const* positions,
+                            std::int32_t keys) const {
+    std::uint64_t seen = 0;
+    for (std::int32_t k = 0; k < keys && positions[k] <= position; ++k)
+      if (pattern.visible(query_head, position, positions[k])) seen |= std::uint64_t{1} << k;
+    return seen;
   }
 
   void give_out() const {

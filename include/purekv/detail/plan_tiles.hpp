@@ -69,7 +69,7 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
   /// Calls f(begin, end, full) for ranges of cached tokens.
   template <class F> void for_each_range(F const& f) const {
     std::int32_t const last = position(count - 1);
-    if constexpr (requires { pattern.runs(last, last, [](std::int32_t, std::int32_t, bool) {}); }) {
+    if constexpr (has_runs) {
       std::int32_t from = 0;
       pattern.runs(position(0), last, [&](std::int32_t k_first, std::int32_t k_last, bool full) {
         if (k_first > last || k_last < k_first) return;
@@ -88,19 +88,33 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
     }
   }
 
-  /// An upper bound of the runs that `fill` writes.
-  std::int64_t bound() const {
-    std::int64_t runs = 0;
-    if constexpr (requires { pattern.runs(first, first, [](std::int32_t, std::int32_t, bool) {}); }) {
-      for_each_range([&](std::int32_t, std::int32_t, bool) { ++runs; });
+  // Where the partly visible keys are known beforehand, and are the same for all heads, the plan holds who sees what.
+  static constexpr bool has_runs = requires(P const& p) {
+    p.runs(std::int32_t{}, std::int32_t{}, [](std::int32_t, std::int32_t, bool) {});
+  };
+  static constexpr bool has_masks = has_runs && !is_per_head<P>();
+
+  static std::int64_t words(std::int32_t keys) { return (keys + 63) / 64; }
+
+  /// Upper bounds of what `fill` writes.
+  struct size {
+    std::int64_t runs = 0, masks = 0;
+  };
+  size bound() const {
+    size most;
+    if constexpr (has_runs) {
+      for_each_range([&](std::int32_t begin, std::int32_t end, bool full) {
+        ++most.runs;
+        if (has_masks && !full) most.masks += count * words(end - begin);
+      });
     } else {
       std::int32_t const end = tokens_until(cache, sequence, kv_head, position(count - 1));
-      runs = smaller(most_runs, (end + granule - 1) / granule);
+      most.runs = smaller(most_runs, (end + granule - 1) / granule);
     }
-    return runs;
+    return most;
   }
 
-  std::int32_t fill(key_run* runs) const {
+  std::int32_t fill(key_run* runs, std::uint64_t* masks, std::int64_t masks_begin) const {
     std::int32_t written = 0;
     for_each_range([&](std::int32_t begin, std::int32_t end, bool full) {
       if (written > 0) {
@@ -112,6 +126,13 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
       }
       runs[written++] = {begin, end - begin, full};
     });
+    if constexpr (has_masks)
+      for (std::int32_t r = 0; r < written; ++r)
+        if (runs[r].full == 0) {
+          runs[r].masks = masks_begin;
+          fill_masks(runs[r], masks + masks_begin);
+          masks_begin += count * words(runs[r].count);
+        }
     return written;
   }
 
@@ -119,6 +140,21 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
   struct seen {
     bool some, all;
   };
+
+  void fill_masks(key_run const& run, std::uint64_t* masks) const {
+    for (std::int64_t w = 0; w < count * words(run.count); ++w) masks[w] = 0;
+    for_each_stretch(cache, sequence, kv_head, run.begin, run.begin + run.count,
+                     [&](auto const& tokens, std::int32_t ordinal, std::int32_t keys) {
+                       for (std::int32_t i = count - 1; i >= 0; --i) {
+                         std::uint64_t* const row = masks + i * words(run.count);
+                         for (std::int32_t k = 0; k < keys && tokens.positions[k] <= position(i); ++k)
+                           if (pattern.visible(0, position(i), tokens.positions[k])) {
+                             std::int32_t const bit = ordinal - run.begin + k;
+                             row[bit / 64] |= std::uint64_t{1} << bit % 64;
+                           }
+                       }
+                     });
+  }
 
   /// Whether some, and whether all, of the causal pairs with these keys are visible.
   seen look(std::int32_t begin, std::int32_t end) const {
@@ -144,6 +180,7 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
 struct plan_memory {
   query_tile* tiles;
   key_run* runs;
+  std::uint64_t* masks;
   std::int32_t tiles_per_head, tile_queries;
   bool per_kv_head;
 };
@@ -152,16 +189,22 @@ struct plan_memory {
 template <Pattern P, class TQ, Cache C>
 plan_memory take_plan(carve& memory, P const& pattern, query_view<TQ> const& q, C const& cache, bool per_kv_head,
                       query_range const& range = {}) {
-  plan_memory m{nullptr, nullptr, 0, 0, per_kv_head};
-  std::int64_t runs = 0;
+  plan_memory m{nullptr, nullptr, nullptr, 0, 0, per_kv_head};
+  std::int64_t runs = 0, masks = 0;
+  std::int32_t const copies = per_kv_head ? cache.kv_heads : 1;
+  bool const alike = same_positions(cache);
   for_each_tile(pattern, q, cache.kv_heads, range, [&](std::int32_t sequence, std::int32_t first, std::int32_t count) {
     ++m.tiles_per_head;
     m.tile_queries = larger(m.tile_queries, count);
-    for (std::int32_t h = 0; h < (per_kv_head ? cache.kv_heads : 1); ++h)
-      runs += planned_tile<P, TQ, C>{pattern, q, cache, sequence, first, count, h}.bound();
+    for (std::int32_t h = 0; h < (alike ? 1 : copies); ++h) {
+      auto const most = planned_tile<P, TQ, C>{pattern, q, cache, sequence, first, count, h}.bound();
+      runs += most.runs * (alike ? copies : 1);
+      masks += most.masks * (alike ? copies : 1);
+    }
   });
-  m.tiles = memory.take<query_tile>(std::int64_t{m.tiles_per_head} * (per_kv_head ? cache.kv_heads : 1));
+  m.tiles = memory.take<query_tile>(std::int64_t{m.tiles_per_head} * copies);
   m.runs = memory.take<key_run>(runs);
+  m.masks = memory.take<std::uint64_t>(masks);
   return m;
 }
 
@@ -174,13 +217,15 @@ tile_plan make_plan(cpu exec, P const& pattern, query_view<TQ> const& q, C const
   };
   exec.sync();  // nobody writes before every rank has made its checks
   if (exec.rank() == 0) {
-    std::int64_t runs = 0;
+    std::int64_t runs = 0, masks = 0;
     for (std::int32_t h = 0; h < copies; ++h) {
       query_tile* next = memory.tiles + std::int64_t{h} * memory.tiles_per_head;
       for_each_tile(pattern, q, cache.kv_heads, range,
                     [&](std::int32_t sequence, std::int32_t first, std::int32_t count) {
-                      *next = {sequence, first, count, runs, 0};
-                      runs += seen_from(*next, h).bound();
+                      *next = {sequence, first, count, 0, runs, masks};
+                      auto const most = seen_from(*next, h).bound();
+                      runs += most.runs;
+                      masks += most.masks;
                       ++next;
                     });
     }
@@ -189,12 +234,12 @@ tile_plan make_plan(cpu exec, P const& pattern, query_view<TQ> const& q, C const
   std::int64_t const tiles = std::int64_t{memory.tiles_per_head} * copies;
   for (std::int64_t t = exec.rank(); t < tiles; t += exec.size()) {
     query_tile& tile = memory.tiles[t];
-    tile.runs =
-        seen_from(tile, static_cast<std::int32_t>(t / memory.tiles_per_head)).fill(memory.runs + tile.runs_begin);
+    tile.runs = seen_from(tile, static_cast<std::int32_t>(t / memory.tiles_per_head))
+                    .fill(memory.runs + tile.runs_begin, memory.masks, tile.masks_begin);
   }
   exec.sync();
-  return {memory.tiles,    memory.runs,  memory.tiles_per_head, memory.per_kv_head, memory.tile_queries,
-          cache.sequences, q.rows.heads, cache.kv_heads,        q.rows.tokens};
+  return {memory.tiles,        memory.runs,     memory.masks, memory.tiles_per_head, memory.per_kv_head,
+          memory.tile_queries, cache.sequences, q.rows.heads, cache.kv_heads,        q.rows.tokens};
 }
 
 }  // namespace detail
