@@ -14,6 +14,10 @@ namespace detail {
 /// cache, and its softmax needs no rescaling.
 inline constexpr std::int32_t decode_chunk = 512;
 
+/// How many bytes of keys lie between the row that is fetched and the one that is used, and how many bytes of values
+/// are worked on while as many are fetched; bench/decode.cpp.
+inline constexpr std::int32_t decode_ahead_bytes = 16384, decode_block_bytes = 16384;
+
 /// Logits (or weights) of `rows` rows of a chunk.
 PUREKV_INLINE constexpr std::int64_t chunk_logits(std::int32_t rows) {
   return std::int64_t{decode_chunk} * logit_stride(rows);
@@ -172,9 +176,11 @@ template <int Rows, int Steps, class T> struct chunk_attention {
     add_values();
   }
 
+  std::int64_t row_bytes() const { return dim * std::int64_t{sizeof(T)}; }
+
   /// False if some logit is infinite or NaN.
   bool multiply_keys() const {
-    std::int32_t const ahead_rows = 8192 / (padded * static_cast<std::int32_t>(sizeof(T))) + 1;
+    std::int32_t const ahead_rows = static_cast<std::int32_t>(decode_ahead_bytes / row_bytes()) + 1;
     vec odd{};
     for (std::int32_t i = 0; i < found.count; i += group_keys) {
       T const* keys[group_keys];
@@ -183,7 +189,7 @@ template <int Rows, int Steps, class T> struct chunk_attention {
       T const* ahead = keys[0];
       if (found.keys.rows != nullptr)
         for (std::int32_t j = 0; j < group_keys; ++j)
-          prefetch_row(found.keys.rows[smaller(i + j + ahead_rows, found.count - 1)], dim * std::int64_t{sizeof(T)});
+          prefetch_row(found.keys.rows[smaller(i + j + ahead_rows, found.count - 1)], row_bytes());
       else
         ahead = i + ahead_rows < found.count ? found.keys.at(i + ahead_rows)
                                              : found.values.at(i + ahead_rows - found.count);
@@ -243,13 +249,13 @@ template <int Rows, int Steps, class T> struct chunk_attention {
 
   void add_values() const {
     for (std::int32_t i = 0; i < Rows * padded; ++i) out[i] = 0;
-    std::int32_t const block = larger(8, 16384 / (padded * static_cast<std::int32_t>(sizeof(T))));
+    std::int32_t const block = larger(8, static_cast<std::int32_t>(decode_block_bytes / row_bytes()));
     for (std::int32_t first = 0; first < found.count; first += block) {
       std::int32_t const last = smaller(first + block, found.count);
       T const* ahead = found.values.at(first);
       if (found.values.rows != nullptr)
         for (std::int32_t i = last; i < smaller(last + block, found.count); ++i)
-          prefetch_row(found.values.rows[i], dim * std::int64_t{sizeof(T)});
+          prefetch_row(found.values.rows[i], row_bytes());
       else
         ahead = last < found.count ? found.values.at(last) : found.after;
       add_block(first, last, ahead);
@@ -265,13 +271,19 @@ template <int Rows, int Steps, class T> struct chunk_attention {
   void add_block(std::int32_t first, std::int32_t last, T const* ahead) const {
     constexpr std::int32_t most = decode_vectors<Rows>;
     constexpr std::int32_t vectors = Steps > 0 && Steps < most ? Steps : most;
+    // Rows without gaps are fetched in the order of memory, others in that of the passes over their dims.
+    bool const gapless = found.values.stride == dim;
     std::int32_t d = 0;
     std::int32_t const whole = Steps > 0 ? Steps * lanes : dim / lanes * lanes;
-    for (; d + vectors * lanes <= whole; d += vectors * lanes)
-      multiply_weights<Rows, vectors>(weights, found.values, first, last, d, ahead, out, padded);
+    auto const pass = [&]<int Vectors>() {
+      multiply_weights<Rows, Vectors>(weights, found.values, first, last, d,
+                                      gapless ? ahead + std::ptrdiff_t{d} * (last - first) : ahead + d,
+                                      gapless ? Vectors * lanes : found.values.stride, out, padded);
+      d += Vectors * lanes;
+    };
+    while (d + vectors * lanes <= whole) pass.template operator()<vectors>();
     if constexpr (Steps == 0 || Steps % vectors != 0)
-      for (; d < whole; d += lanes)
-        multiply_weights<Rows, 1>(weights, found.values, first, last, d, ahead, out, padded);
+      while (d < whole) pass.template operator()<1>();
     if constexpr (Steps == 0)
       if (d < dim) multiply_weights_tail<Rows>(weights, found.values, first, last, d, dim - d, out, padded);
   }

@@ -149,8 +149,8 @@ PUREKV_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::int32_
 /// every key.
 template <int Rows, int Vectors, class T>
 PUREKV_INLINE void multiply_weights(float const* weights, row_source<T> const& values, std::int32_t first,
-                                    std::int32_t last, std::int32_t column, T const* ahead, float* out,
-                                    std::int32_t padded) {
+                                    std::int32_t last, std::int32_t column, T const* ahead, std::ptrdiff_t ahead_stride,
+                                    float* out, std::int32_t padded) {
   constexpr std::int32_t line_steps = line_bytes / static_cast<std::int32_t>(sizeof(T)) / lanes;
   vec sum[Rows][Vectors];
 #pragma GCC unroll 8
@@ -163,9 +163,9 @@ PUREKV_INLINE void multiply_weights(float const* weights, row_source<T> const& v
 #pragma GCC unroll 8
     for (std::int32_t v = 0; v < Vectors; ++v) {
       x[v] = widen(row + v * lanes);
-      if (v % line_steps == 0) prefetch_line(ahead + column + v * lanes);
+      if (v % line_steps == 0) prefetch_line(ahead + v * lanes);
     }
-    ahead += values.stride;
+    ahead += ahead_stride;
 #pragma GCC unroll 8
     for (std::int32_t r = 0; r < Rows; ++r) {
       vec p = splat(weights[i * logit_stride(Rows) + r]);
