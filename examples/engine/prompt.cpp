@@ -17,7 +17,10 @@ needle needle::random(std::mt19937& generator) {
   static constexpr std::array colours{"blue", "red", "green", "white", "golden", "silver"};
   static constexpr std::array things{"door", "gate", "box", "safe", "locker", "bridge"};
   auto below = [&](std::size_t n) { return std::uniform_int_distribution<std::size_t>(0, n - 1)(generator); };
-  needle result{std::string(colours[below(colours.size())]) + ' ' + things[below(things.size())], {}};
+  needle result;
+  result.name = colours[below(colours.size())];
+  result.name += ' ';
+  result.name += things[below(things.size())];
   for (int i = 0; i < 5; ++i) result.code += static_cast<char>('0' + below(10));
   return result;
 }
