@@ -39,6 +39,7 @@ struct engine {
   };
   std::vector<layer_memory> memory;
   std::vector<layer_storage<float>> storage;
+  std::vector<std::byte> own_state;  // what a pipeline knows of the prompt, lent to it until the next
 
   engine(model_shape shape, std::vector<int> tokens, int room, test::random& random)
       : model(shape), prompt(std::move(tokens)), new_tokens(room) {
@@ -105,8 +106,8 @@ struct engine {
 
   template <class Pipeline> status prefill(Pipeline& p, thread_team& team) {
     allocate(p);
-    std::vector<std::byte> state(p.state_bytes(sequences(), longest()) + 64);
-    return prefill(p, team, state);
+    own_state.assign(p.state_bytes(sequences(), longest()) + 64, {});
+    return prefill(p, team, own_state);
   }
   template <class Pipeline> status prefill(Pipeline& p, thread_team& team, std::vector<std::byte>& state) {
     if (status const s = p.begin(sequences(), prompt.data(), new_tokens, aligned(state)); !s.ok()) return s;
