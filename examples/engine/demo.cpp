@@ -63,12 +63,15 @@ int run(int argc, char** argv) {
   std::cout << o.model.filename().string() << " on " << o.threads << " threads, " << o.document.filename().string()
             << ": " << document.size() << " tokens\n";
 
-  nlohmann::json data = o.needles > 0 ? nlohmann::json{{"needles", find_needles(model, words, document, o)}}
-                                      : fill_table(model, words, document, o);
-  data["model"] = to_json(model.shape());
-  data["threads"] = o.threads;
-  data["float_weights"] = o.float_weights;
-  if (!o.json.empty()) engine::write_json(o.json, data);
+  nlohmann::json data{{"model", to_json(model.shape())}, {"threads", o.threads}, {"float_weights", o.float_weights}};
+  auto const save = [&](char const* name, nlohmann::json const& value) {
+    data[name] = value;
+    if (!o.json.empty()) engine::write_json(o.json, data);
+  };
+  if (o.needles > 0)
+    find_needles(model, words, document, o, [&](nlohmann::json const& value) { save("needles", value); });
+  else
+    save("table", fill_table(model, words, document, o));
   return 0;
 }
 

@@ -17,6 +17,9 @@ struct tally {
   share where_full;  // over those that the full cache answers
 };
 
+/// Whether the answer is right is known by then.
+bool ends_code(std::string const& piece) { return piece.find_first_not_of(" 0123456789") != std::string::npos; }
+
 std::string interval(share const& s) {
   if (s.all == 0) return "-";
   return std::to_string(s.right) + '/' + std::to_string(s.all) + " (" + with_decimals(100 * s.low(), 0) + "-" +
@@ -29,11 +32,12 @@ nlohmann::json to_json(share const& s) {
 
 }  // namespace
 
-nlohmann::json find_needles(engine& model, tokenizer const& words, std::span<int const> document, options const& o) {
+void find_needles(engine& model, tokenizer const& words, std::span<int const> document, options const& o,
+                  std::function<void(nlohmann::json const&)> const& save) {
   auto rows = o.rows();
   std::erase_if(rows, [](options::row const& row) { return row.preset == "full"; });  // the reference below
   int const runs = static_cast<int>(rows.size() + 1) * o.needles;
-  nlohmann::json result = nlohmann::json::array();
+  nlohmann::json finished = nlohmann::json::array();
   constexpr int answer_tokens = 12;
 
   for (int const length : o.lengths) {
@@ -57,9 +61,8 @@ nlohmann::json find_needles(engine& model, tokenizer const& words, std::span<int
       if (tokens + answer_tokens > model.shape().context)
         throw bad_input("a document of " + std::to_string(length) + " tokens is longer than the model's context of " +
                         std::to_string(model.shape().context));
-      // A word after the code ends the answer: it is right or wrong by then.
       answer_reader const reader{[&](int token) { return words.text(token); },
-                                 [&](int token) { return words.ends(token) || words.text(token) == "\n"; },
+                                 [&](int token) { return words.ends(token) || ends_code(words.text(token)); },
                                  [&](std::string const& text) { return fact.answered_by(text); }};
 
       // Every preset attends to all in its lower layers, or in all: what enters those layers is computed once.
@@ -86,25 +89,28 @@ nlohmann::json find_needles(engine& model, tokenizer const& words, std::span<int
         record[preset + ' ' + std::to_string(compression) + 'x'] = m.answer;
       }
       answers.push_back(record);
+
+      nlohmann::json shares = nlohmann::json::array();
+      for (std::size_t r = 0; r < rows.size(); ++r)
+        shares.push_back({{"preset", rows[r].preset},
+                          {"compression", rows[r].compression},
+                          {"right", to_json(tallies[r].all)},
+                          {"right_where_full_is", to_json(tallies[r].where_full)}});
+      nlohmann::json so_far = finished;
+      so_far.push_back({{"tokens", length}, {"full", to_json(full)}, {"presets", shares}, {"answers", answers}});
+      save(so_far);
+      if (i + 1 == o.needles) finished = so_far;
     }
 
     std::vector<std::vector<std::string>> cells{{"preset", "smaller", "right", "right where full is"}};
     cells.push_back({"full", "-", interval(full), "-"});
-    nlohmann::json shares = nlohmann::json::array();
-    for (std::size_t r = 0; r < rows.size(); ++r) {
+    for (std::size_t r = 0; r < rows.size(); ++r)
       cells.push_back({rows[r].preset, std::to_string(rows[r].compression) + 'x', interval(tallies[r].all),
                        interval(tallies[r].where_full)});
-      shares.push_back({{"preset", rows[r].preset},
-                        {"compression", rows[r].compression},
-                        {"right", to_json(tallies[r].all)},
-                        {"right_where_full_is", to_json(tallies[r].where_full)}});
-    }
     std::cout << '\n'
               << o.needles << " documents of " << length << " tokens, share right with 95 % intervals (Wilson):\n\n"
               << markdown(cells) << std::flush;
-    result.push_back({{"tokens", length}, {"full", to_json(full)}, {"presets", shares}, {"answers", answers}});
   }
-  return result;
 }
 
 }  // namespace engine
