@@ -13,8 +13,9 @@ namespace engine {
 namespace {
 
 struct tally {
-  share all;         // over all documents
-  share where_full;  // over those that the full cache answers
+  share found;       // the code, whatever follows
+  share all;         // the code and no further digit
+  share where_full;  // the same, over the documents that the full cache answers
 };
 
 /// Whether the answer is right is known by then.
@@ -82,6 +83,8 @@ void find_needles(engine& model, tokenizer const& words, std::span<int const> do
         measurement const m = answer_prompt(model, *attention, tokens, answer_tokens, reader, [&] {
           return model.replay(pass, attention->first_layer_that_differs(), *attention);
         });
+        tallies[r].found.all += 1;
+        tallies[r].found.right += fact.found_in(m.answer);
         tallies[r].all.all += 1;
         tallies[r].all.right += *m.right;
         tallies[r].where_full.all += *whole.right;
@@ -94,6 +97,7 @@ void find_needles(engine& model, tokenizer const& words, std::span<int const> do
       for (std::size_t r = 0; r < rows.size(); ++r)
         shares.push_back({{"preset", rows[r].preset},
                           {"compression", rows[r].compression},
+                          {"code_found", to_json(tallies[r].found)},
                           {"right", to_json(tallies[r].all)},
                           {"right_where_full_is", to_json(tallies[r].where_full)}});
       nlohmann::json so_far = finished;
@@ -102,13 +106,15 @@ void find_needles(engine& model, tokenizer const& words, std::span<int const> do
       if (i + 1 == o.needles) finished = so_far;
     }
 
-    std::vector<std::vector<std::string>> cells{{"preset", "smaller", "right", "right where full is"}};
-    cells.push_back({"full", "-", interval(full), "-"});
+    std::vector<std::vector<std::string>> cells{{"preset", "smaller", "code found", "right", "right where full is"}};
+    cells.push_back({"full", "-", "", interval(full), ""});
     for (std::size_t r = 0; r < rows.size(); ++r)
-      cells.push_back({rows[r].preset, std::to_string(rows[r].compression) + 'x', interval(tallies[r].all),
-                       interval(tallies[r].where_full)});
+      cells.push_back({rows[r].preset, std::to_string(rows[r].compression) + 'x', interval(tallies[r].found),
+                       interval(tallies[r].all), interval(tallies[r].where_full)});
     std::cout << '\n'
-              << o.needles << " documents of " << length << " tokens, share right with 95 % intervals (Wilson):\n\n"
+              << o.needles << " documents of " << length
+              << " tokens, with 95 % intervals (Wilson). Found: the answer begins with the code; right: "
+              << "no further digit follows.\n\n"
               << markdown(cells) << std::flush;
   }
 }

@@ -15,8 +15,10 @@ struct needle {
   static needle random(std::mt19937& generator);
   std::string sentence() const;
   std::string question() const;
-  /// The answer begins with the code and no further digit.
+  /// The answer begins with the code, and no further digit follows.
   bool answered_by(std::string_view text) const;
+  /// The answer begins with the code, whatever follows.
+  bool found_in(std::string_view text) const;
 };
 
 /// document[0, depth), the needle, the rest of the document, the question.
