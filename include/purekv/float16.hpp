@@ -3,7 +3,6 @@
 
 #include <purekv/config.hpp>
 
-#include <bit>
 #include <cstdint>
 #include <type_traits>
 
@@ -27,20 +26,21 @@ struct half {
   std::uint16_t bits;
 
   half() = default;
-  PUREKV_INLINE explicit half(float value) : bits(round(std::bit_cast<std::uint32_t>(value))) {}
+  PUREKV_INLINE explicit half(float value) : bits(round(__builtin_bit_cast(std::uint32_t, value))) {}
   template <class U>
-  requires is_half_like<U> PUREKV_INLINE half(U value) : bits(std::bit_cast<std::uint16_t>(value)) {}
+  requires is_half_like<U> PUREKV_INLINE half(U value) : bits(__builtin_bit_cast(std::uint16_t, value)) {}
   template <class U>
-  requires is_half_like<U> PUREKV_INLINE operator U() const { return std::bit_cast<U>(bits); }
+  requires is_half_like<U> PUREKV_INLINE operator U() const { return __builtin_bit_cast(U, bits); }
 
   PUREKV_INLINE explicit operator float() const {
     std::uint32_t const sign = (bits & 0x8000u) << 16;
     std::uint32_t const magnitude = bits & 0x7fffu;
     // Subnormals and zero are exact as a product; inf and NaN keep their payload under the widest exponent.
     if (magnitude < 0x0400u)
-      return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(static_cast<float>(magnitude) * 0x1p-24f));
+      return __builtin_bit_cast(float,
+                                sign | __builtin_bit_cast(std::uint32_t, static_cast<float>(magnitude) * 0x1p-24f));
     std::uint32_t const exponent = magnitude >= 0x7c00u ? 0x70000000u : 0x38000000u;
-    return std::bit_cast<float>(sign | ((magnitude << 13) + exponent));
+    return __builtin_bit_cast(float, sign | ((magnitude << 13) + exponent));
   }
 
  private:
@@ -53,7 +53,7 @@ struct half {
     else if (magnitude >= 0x47800000u)
       result = 0x7c00u;
     else if (magnitude < 0x38800000u)  // adding 0.5 leaves the subnormal in the low mantissa bits, rounded by the adder
-      result = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - 0x3f000000u;
+      result = __builtin_bit_cast(std::uint32_t, __builtin_bit_cast(float, magnitude) + 0.5f) - 0x3f000000u;
     else
       result = (magnitude - 0x38000000u + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
     return static_cast<std::uint16_t>(sign | result);
@@ -65,13 +65,13 @@ struct bfloat16 {
   std::uint16_t bits;
 
   bfloat16() = default;
-  PUREKV_INLINE explicit bfloat16(float value) : bits(round(std::bit_cast<std::uint32_t>(value))) {}
+  PUREKV_INLINE explicit bfloat16(float value) : bits(round(__builtin_bit_cast(std::uint32_t, value))) {}
   template <class U>
-  requires is_bfloat16_like<U> PUREKV_INLINE bfloat16(U value) : bits(std::bit_cast<std::uint16_t>(value)) {}
+  requires is_bfloat16_like<U> PUREKV_INLINE bfloat16(U value) : bits(__builtin_bit_cast(std::uint16_t, value)) {}
   template <class U>
-  requires is_bfloat16_like<U> PUREKV_INLINE operator U() const { return std::bit_cast<U>(bits); }
+  requires is_bfloat16_like<U> PUREKV_INLINE operator U() const { return __builtin_bit_cast(U, bits); }
 
-  PUREKV_INLINE explicit operator float() const { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
+  PUREKV_INLINE explicit operator float() const { return __builtin_bit_cast(float, std::uint32_t{bits} << 16); }
 
  private:
   PUREKV_INLINE static std::uint16_t round(std::uint32_t f) {

@@ -25,9 +25,9 @@ inline constexpr std::int32_t merge_chunk = 16;  // rows of one head that a rank
 
 /// An lse as `merge` weighs it: NaN counts as nothing seen, inf as the largest float.
 inline float weighable(float lse) {
-  constexpr float largest = std::numeric_limits<float>::max();
+  constexpr float largest = std::numeric_limits<float>::max(), none = -std::numeric_limits<float>::infinity();
   if (lse > largest) return largest;
-  return lse >= -largest ? lse : -std::numeric_limits<float>::infinity();
+  return lse >= -largest ? lse : none;
 }
 
 /// Rows of `width` elements that are dim-wise sums over the parts, `block` dims at a time so that `out` may be a part.

@@ -27,4 +27,5 @@
 #include <purekv/taps.hpp>
 #include <purekv/team.hpp>
 #include <purekv/tile_plan.hpp>
+#include <purekv/validate.hpp>
 #include <purekv/view.hpp>

@@ -11,16 +11,16 @@ using namespace purekv;
 
 namespace {
 
-template <int Width> double average(auto const& l, int row, int head, int t) {
+template <int Width, int Following = Width / 2> double average(auto const& l, int row, int head, int t) {
   double sum = 0;
-  for (int u = t - Width / 2; u <= t + Width / 2; ++u)
+  for (int u = t - Following; u < t - Following + Width; ++u)
     if (u >= 0 && u < l.length(head)) sum += l.mass_of(row, u);
   return sum / Width;
 }
 
-template <int Width> double maximum(auto const& l, int row, int head, int t) {
+template <int Width, int Following = Width / 2> double maximum(auto const& l, int row, int head, int t) {
   double most = -oracle::infinity;
-  for (int u = t - Width / 2; u <= t + Width / 2; ++u)
+  for (int u = t - Following; u < t - Following + Width; ++u)
     if (u >= 0 && u < l.length(head)) most = std::max(most, l.mass_of(row, u));
   return most;
 }
@@ -44,6 +44,22 @@ TEST_CASE("pooled: the maximum over neighbours") {
       random, pooled<E, 15, pooling::maximum>{}, [](auto const&... x) { return maximum<15>(x...); }, 0);
   test::check_estimator(
       random, pooled<E, 1001, pooling::maximum>{}, [](auto const&... x) { return maximum<1001>(x...); }, 0);
+}
+
+TEST_CASE("pooled: a peak lends its score to more tokens after it than before it, or the other way round") {
+  SEEDED(random);
+  using E = accumulated_attention;
+  test::check_estimator(
+      random, pooled<E, 15, pooling::maximum, 11>{}, [](auto const&... x) { return maximum<15, 11>(x...); }, 0);
+  test::check_estimator(
+      random, pooled<E, 5, pooling::maximum, 0>{}, [](auto const&... x) { return maximum<5, 0>(x...); }, 0);
+  test::check_estimator(random, pooled<E, 5, pooling::average, 4>{},
+                        [](auto const&... x) { return average<5, 4>(x...); });
+
+  test::layer<fixtures::owned_ragged<float>> l(random, {1, 1, 4, {9}});
+  for (int t = 0; t < 9; ++t) l.mass_at(0, t) = t == 4 ? 1.0f : 0.0f;
+  std::vector<float> const said = test::scores_of(pooled<E, 5, pooling::maximum, 3>{}, l.input())[0];
+  CHECK(said == std::vector<float>{0, 0, 0, 1, 1, 1, 1, 1, 0});
 }
 
 TEST_CASE("pooled: takes over what it wraps says of itself") {

@@ -17,7 +17,7 @@ class magnitude {
   float largest() const {
     std::int32_t most = 0;
     for (std::int32_t i = 0; i < lanes; ++i) most = most_[i] > most ? most_[i] : most;
-    return std::bit_cast<float>(most);
+    return __builtin_bit_cast(float, most);
   }
 
  private:

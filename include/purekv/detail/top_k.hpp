@@ -3,7 +3,6 @@
 
 #include <purekv/detail/simd.hpp>
 
-#include <bit>
 #include <cstdint>
 
 namespace purekv::inline v0_1::inline PUREKV_ISA {
@@ -14,7 +13,7 @@ namespace detail {
 inline constexpr std::uint32_t pinned_key = 0xffffffffu;
 
 PUREKV_INLINE std::uint32_t rank_key(float score) {
-  std::uint32_t const bits = std::bit_cast<std::uint32_t>(score + 0.0f);
+  std::uint32_t const bits = __builtin_bit_cast(std::uint32_t, score + 0.0f);
   std::uint32_t const key = bits ^ (static_cast<std::uint32_t>(static_cast<std::int32_t>(bits) >> 31) | 0x80000000u);
   return score == score ? key : 0u;
 }
