@@ -38,17 +38,18 @@ template <class B> using streaming = compressor<recency, B, sinks>;
 template <class B>
 using purekv_paper = compressor<cross_layer<group_mean<accumulated_attention>>, B, any_of<sinks, recent>>;
 
-/// One source for the whole stack, early: the vote of the last 16 queries, the maximum over all heads, over 15
-/// neighbours and over a band of layers, times each layer's value norm. For the lower third of the layers as the source
-/// (one_source): the layers above it prune first.
-template <class B>
-using purekv_early =
-    compressor<cross_layer<pooled<head_max<window_attention<16>>, 15, pooling::maximum>>, B, any_of<sinks, recent>>;
+/// The vote of the last 16 queries, the maximum over all heads; the 11 tokens after a peak and the 3 before it are
+/// worth as much as the peak, because early layers look at the question's words in the document, and the answer follows
+/// them.
+using question_spans = pooled<head_max<window_attention<16>>, 15, pooling::maximum, 11>;
+
+/// One source for the whole stack, early: question_spans, the maximum over a band of layers, times each layer's value
+/// norm. For the lower third of the layers as the source (one_source): the layers above it prune first.
+template <class B> using purekv_early = compressor<cross_layer<question_spans>, B, any_of<sinks, recent>>;
 
 /// The same for a band in the upper middle, about 0.5 to 0.75 of the depth, where compression may be highest; the
 /// layers below wait for it. How: combine::mean takes the mean over the band's layers instead of the maximum.
 template <class B, combine How = combine::maximum>
-using purekv_deep = compressor<cross_layer<pooled<head_max<window_attention<16>>, 15, pooling::maximum>, How>, B,
-                               any_of<sinks, recent>>;
+using purekv_deep = compressor<cross_layer<question_spans, How>, B, any_of<sinks, recent>>;
 
 }  // namespace purekv::inline v0_1::inline PUREKV_ISA
