@@ -83,7 +83,8 @@ inline constexpr std::int32_t all_queries = std::numeric_limits<std::int32_t>::m
 ///   mass_queries    static: how many of the last queries' attention mass it reads (0: none, all_queries: all)
 ///   scratch(shape)  static: floats of scratch shared by the team
 ///   score(team, input, out, scratch)
-/// and, if its scores can be negative, `static constexpr bool signed_scores = true`.
+/// and, if its scores can be negative, `static constexpr bool signed_scores = true`. What it needs beyond its input it
+/// carries as views of the caller's memory, and check(shape, sequences) returns a status: do they fit the layer.
 template <class E>
 concept Estimator = Policy<E> && requires(E const& e, cpu const& team, layer_input<contiguous_cache<float>> const& in,
                                           score_out out, float* scratch, layer_shape shape) {

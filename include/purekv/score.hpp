@@ -26,6 +26,14 @@ template <class P, class TQ> evidence(P, query_view<TQ>, float const*, std::ptrd
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
 
+/// Tokens of the longest head of any sequence.
+template <Cache C> std::int32_t longest_length(C const& cache) {
+  std::int32_t longest = 0;
+  for (std::int32_t s = 0; s < cache.sequences; ++s)
+    for (std::int32_t h = 0; h < cache.kv_heads; ++h) longest = larger(longest, cache.length(s, h));
+  return longest;
+}
+
 /// The attention mass that an estimator asks for and the scratch that it wants.
 template <class E> struct score_memory {
   score_view mass;
@@ -34,9 +42,7 @@ template <class E> struct score_memory {
 
   template <class P, class TQ, Cache C>
   static score_memory take(carve& memory, cpu exec, evidence<P, TQ> const& seen, C const& cache, std::int32_t heads) {
-    std::int32_t longest = 0;
-    for (std::int32_t s = 0; s < cache.sequences; ++s)
-      for (std::int32_t h = 0; h < cache.kv_heads; ++h) longest = larger(longest, cache.length(s, h));
+    std::int32_t const longest = longest_length(cache);
     constexpr std::int64_t too_many = std::int64_t{1} << 56;  // so that no sum of a few scratches overflows
     std::int64_t const scores = std::int64_t{heads} * longest;
     bool const countable = scores < too_many && scores * cache.sequences < too_many;
@@ -75,7 +81,8 @@ template <Cache C> status check_source(source_view const& source, C const& cache
 }
 
 template <class E, class P, class TQ, Cache C>
-status check_score(evidence<P, TQ> const& seen, C const& cache, source_view const& source, score_view const& out) {
+status check_score(E const& estimator, evidence<P, TQ> const& seen, C const& cache, source_view const& source,
+                   score_view const& out) {
   if (status const s = cache.check(); !s.ok()) return s;
   std::int32_t const heads = heads_of(seen, cache);
   if (heads % cache.kv_heads != 0)
@@ -94,7 +101,8 @@ status check_score(evidence<P, TQ> const& seen, C const& cache, source_view cons
   if constexpr (needs_equal_heads<E>())
     if (!same_positions(cache))
       return {errc::mismatch, "score: the estimator reduces over all heads, but the KV heads hold different tokens"};
-  return {};
+  return check_estimator(estimator, layer_shape{heads, cache.kv_heads, longest_length(cache), cache.dim},
+                         cache.sequences);
 }
 
 }  // namespace detail
@@ -117,7 +125,7 @@ std::size_t score_workspace(cpu exec, E const&, evidence<P, TQ> const& seen, C c
 template <Estimator E, Pattern P, class TQ, Cache C>
 status score(cpu exec, E const& estimator, evidence<P, TQ> const& seen, C const& cache, source_view const& source,
              score_view const& out, workspace const& work) {
-  if (status const s = detail::check_score<E>(seen, cache, source, out); !s.ok()) return s;
+  if (status const s = detail::check_score(estimator, seen, cache, source, out); !s.ok()) return s;
   std::int32_t const heads = detail::heads_of(seen, cache);
   detail::carve carved(work);
   auto const memory = detail::score_memory<E>::take(carved, exec, seen, cache, heads);

@@ -42,7 +42,15 @@ PUREKV_HD void for_each_score(G const& team, layer_input<C> const& in, F const& 
 /// The larger; a NaN loses against every number.
 PUREKV_HD inline float larger_score(float a, float b) { return a > b || b != b ? a : b; }
 
-/// What an estimator that wraps another takes over from it.
+/// Whether the caller's data that an estimator reads fits the layer, and that of what it wraps as `estimator`.
+template <class E> status check_estimator(E const& e, layer_shape const& shape, std::int32_t sequences) {
+  if constexpr (requires { e.check(shape, sequences); })
+    if (status const s = e.check(shape, sequences); !s.ok()) return s;
+  if constexpr (requires { e.estimator; }) return check_estimator(e.estimator, shape, sequences);
+  return {};
+}
+
+/// What an estimator that wraps another takes over from it; the other one is its member `estimator`.
 template <class E> struct wrapper {
   static_assert(Estimator<E>,
                 "this estimator wraps something that is not a purekv::Estimator (docs/concepts/estimator.md)");
