@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/detail/estimator.hpp>
+#include <purekv/detail/top_k.hpp>
+#include <purekv/primitive.hpp>
+
+namespace purekv::inline v0_1 {
+
+/// The output projection of a layer, y = W o for o : [heads * dim], the heads' outputs one after another.
+/// weight : [hidden, heads * dim], rows row_stride elements apart (a linear layer's weight in PyTorch and in GGUF).
+template <class T> struct output_projection {
+  T const* weight = nullptr;
+  std::int32_t hidden = 0, heads = 0, dim = 0;
+  std::ptrdiff_t row_stride = 0;
+
+  /// Row `row` of the columns of one query head: [dim].
+  PUREKV_INLINE T const* row(std::int32_t head, std::int32_t row_index) const {
+    return weight + row_index * row_stride + std::ptrdiff_t{head} * dim;
+  }
+};
+
+}  // namespace purekv::inline v0_1
+
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+
+/// Two stages, so that what moves the layer's output is not lost among what is merely attended to:
+///
+///   score(h, t) = FLT_MAX                                      for the n best tokens by E(h, t)
+///   score(h, t) = (E(h, t) + epsilon) * mean_g ||W_g v(h, t)||_1   for the others
+///
+/// with n = floor(share * B's keep), W_g the columns of query head g of the output projection, g the query heads that
+/// share KV head h. budget : the same as the compressor's, or that of a head where heads share it. Pinned tokens count
+/// among the n best if they are. A NaN in a value shows in the second stage only. E must score KV heads and not be
+/// negative, and should not weight by values itself. Costs hidden * dim per (query head, token).
+/// projection is the caller's memory, read by every call. CriticalKV, arXiv 2502.03805: share 1/2, epsilon 1e-4.
+template <class E, class B, Element T = float> struct critical {
+  static_assert(Estimator<E>,
+                "critical: it wraps something that is not a purekv::Estimator (docs/concepts/estimator.md)");
+  static_assert(Budget<B>, "critical: the second argument is not a purekv::Budget (docs/concepts/budget.md)");
+  static_assert(E::rows == score_rows::kv_heads,
+                "critical: the estimator scores query heads, but values belong to KV heads; wrap it in group_mean, "
+                "group_max, head_mean or head_max");
+  static_assert(!has_signed_scores<E>(),
+                "critical: the scores of the estimator can be negative, and a larger value would lower them");
+  static_assert(
+      !requires { B::heads_share; } && !requires { B::varies_by_layer; },
+      "critical: the first stage needs the budget of one head, the same in every layer");
+
+  static constexpr score_rows rows = E::rows;
+  static constexpr std::int32_t mass_queries = E::mass_queries;
+  static constexpr bool needs_equal_heads = detail::needs_equal_heads<E>();
+  static constexpr bool needs_source = detail::needs_source<E>();
+
+  [[no_unique_address]] E estimator{};
+  [[no_unique_address]] B budget{};
+  output_projection<T> projection{};
+  std::int32_t share_numerator = 1, share_denominator = 2;
+  float epsilon = 1e-4f;
+
+  status check(layer_shape const& shape, std::int32_t) const {
+    if (projection.weight == nullptr) return {errc::null_data, "critical: the output projection's weight is null"};
+    if (projection.heads != shape.heads || projection.dim != shape.dim)
+      return {errc::mismatch, "critical: the output projection differs from the layer in heads or dim"};
+    if (projection.hidden <= 0 || projection.row_stride < std::int64_t{shape.heads} * shape.dim)
+      return {errc::bad_shape, "critical: hidden must be positive, and rows of the projection must not overlap"};
+    if (share_numerator < 0 || share_denominator <= 0 || share_numerator > share_denominator)
+      return {errc::bad_policy, "critical: the share of the first stage must lie in [0, 1]"};
+    if (!(epsilon >= 0 && epsilon - epsilon == 0))
+      return {errc::bad_policy, "critical: epsilon is negative or not finite"};
+    return budget.check();
+  }
+
+  PUREKV_HD static constexpr std::int64_t scratch(layer_shape shape) {
+    return 2 * detail::score_count(score_rows::kv_heads, shape) + E::scratch(shape);
+  }
+
+  template <Team G, Cache C>
+  PUREKV_HD void score(G const& team, layer_input<C> const& in, score_out out, float* scratch) const {
+    std::ptrdiff_t const longest = detail::longest_head(in);
+    auto* const keys = reinterpret_cast<std::uint32_t*>(scratch);  // a token of the first stage: pinned_key
+    estimator.score(team, in, out, scratch + 2 * in.kv_heads() * longest);
+    for (std::int32_t h = team.rank(); h < in.kv_heads(); h += team.size())
+      first_stage(out.row(h), in.tokens(h), keys + h * longest, keys + (in.kv_heads() + h) * longest);
+    team.sync();
+
+    for (std::int32_t h = 0; h < in.kv_heads(); ++h)
+      for_share(team, (in.tokens(h) + tile - 1) / tile, [&](std::int32_t i) {
+        std::int32_t const first = i * tile, end = in.tokens(h) - first < tile ? in.tokens(h) : first + tile;
+        std::uint32_t const* const key = keys + h * longest;
+        std::int32_t token[tile], count = 0;
+        for (std::int32_t t = first; t < end; ++t) {
+          if (key[t] == detail::pinned_key)
+            out.row(h)[t] = std::numeric_limits<float>::max();
+          else
+            token[count++] = t;
+        }
+        second_stage(in, h, token, count, out.row(h));
+      });
+    team.sync();
+  }
+
+ private:
+  static constexpr std::int32_t tile = 8;  // tokens that share a pass over the projection
+
+  PUREKV_HD void first_stage(float const* scores, std::int32_t tokens, std::uint32_t* keys,
+                             std::uint32_t* scratch) const {
+    if (tokens == 0) return;
+    for (std::int32_t t = 0; t < tokens; ++t) keys[t] = detail::rank_key(scores[t]);
+    std::int32_t const keep = budget.keep(budget_input{tokens});
+    std::int64_t const count = std::int64_t{keep < tokens ? keep : tokens} * share_numerator / share_denominator;
+    if (count > 0) detail::pin_above(keys, tokens, detail::find_cut(keys, tokens, count, scratch));
+  }
+
+  template <Cache C>
+  PUREKV_HD void second_stage(layer_input<C> const& in, std::int32_t h, std::int32_t const* token, std::int32_t count,
+                              float* scores) const {
+    double sum[tile] = {};
+    for (std::int32_t g = h * in.group(); g < (h + 1) * in.group(); ++g)
+      for (std::int32_t r = 0; count > 0 && r < projection.hidden; ++r) {
+        T const* const weight = projection.row(g, r);
+        for (std::int32_t i = 0; i < count; ++i)
+          sum[i] += static_cast<double>(__builtin_fabsf(dot(weight, in.value(h, token[i]), in.dim())));
+      }
+    for (std::int32_t i = 0; i < count; ++i)
+      scores[token[i]] = (scores[token[i]] + epsilon) * static_cast<float>(sum[i] / in.group());
+  }
+};
+
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA
