@@ -5,7 +5,6 @@
 #include "support/npy.hpp"
 #include "support/random.hpp"
 
-#include <purekv/estimator/head_mean.hpp>
 #include <purekv/pattern/dense.hpp>
 #include <purekv/score.hpp>
 #include <purekv/select.hpp>
@@ -95,9 +94,9 @@ TEST_CASE("h2o: kvpress's observed attention, without its division by the number
                 [&](int t) { return layer.tokens - t; });
 }
 
-TEST_CASE("head_mean over the last query is kvpress's TOVA, but for the last token, which that pins") {
+TEST_CASE("tova: kvpress's scores, but for the last token, which that pins") {
   kvpress_layer const layer;
-  layer.compare(layer.scores(head_mean<window_attention<1>>{}), "score_tova", layer.tokens - 1, [](int) { return 1; });
+  layer.compare(layer.scores(tova<ratio>{}.estimator), "score_tova", layer.tokens - 1, [](int) { return 1; });
 }
 
 namespace {
@@ -146,11 +145,12 @@ struct layer {
 
   /// Scores and kept tokens are those of the formula, but for tokens whose score is as good as that of the worst kept.
   template <class Compressor>
-  void check_kept(Compressor const& c, owned_scores const& scores, table const& expected, int sinks, int recent) const {
+  void check_kept(Compressor const& c, owned_scores const& scores, table const& expected, int sinks, int recent,
+                  layer_position const& where = {}, int budget = 0) const {
     owned_selection kept(kv_heads(), selection_capacity(in.cache.view));
     owned_workspace work(select_workspace(cpu{}, c, in.cache.view));
-    REQUIRE(select(cpu{}, c, scores.view, in.cache.view, kept.view, work.view()).ok());
-    int const keep = std::max(1, tokens() / 5);
+    REQUIRE(select(cpu{}, c, scores.view, in.cache.view, kept.view, work.view(), where).ok());
+    int const keep = budget > 0 ? budget : std::max(1, tokens() / 5);
     for (int h = 0; h < kv_heads(); ++h) {
       std::vector<bool> pinned;
       for (int t = 0; t < tokens(); ++t) pinned.push_back(t < sinks || t >= tokens() - recent);
@@ -205,9 +205,9 @@ shape random_shape(test::random& random) {
 
 }  // namespace
 
-TEST_CASE("snapkv: mean over the group, average over 7; 4 and 16 pinned") {
-  SEEDED(random);
-  layer const l(random, random_shape(random));
+namespace {
+
+table snapkv_votes(layer const& l) {
   table expected = group_means(l.mass(16), l.heads() / l.kv_heads());
   for (auto& row : expected) {
     std::vector<double> const from = row;
@@ -216,8 +216,123 @@ TEST_CASE("snapkv: mean over the group, average over 7; 4 and 16 pinned") {
       for (int u = std::max(0, t - 3); u < std::min(l.tokens(), t + 4); ++u) row[size(t)] += from[size(u)] / 7;
     }
   }
+  return expected;
+}
+
+}  // namespace
+
+TEST_CASE("snapkv: mean over the group, average over 7; 4 and 16 pinned") {
+  SEEDED(random);
+  layer const l(random, random_shape(random));
   snapkv<ratio> const c{.budget = ratio::compression(5)};
+  l.check_kept(c, l.score_with(c.estimator), snapkv_votes(l), 4, 16);
+}
+
+TEST_CASE("pyramidkv: snapkv with a budget that falls with depth") {
+  SEEDED(random);
+  layer const l(random, random_shape(random));
+  pyramidkv<ratio> const c{.budget = {.budget = ratio::compression(5), .least = 20}};
+  int const mean = l.tokens() / 5;
+  l.check_kept(c, l.score_with(c.estimator), snapkv_votes(l), 4, 16, {0, 3}, 2 * mean - 20);
+  l.check_kept(c, l.score_with(c.estimator), snapkv_votes(l), 4, 16, {1, 3}, mean);
+  l.check_kept(c, l.score_with(c.estimator), snapkv_votes(l), 4, 16, {2, 3}, 20);
+}
+
+TEST_CASE("criticalkv: half of the budget by snapkv, the rest times the norm of the projected value") {
+  SEEDED(random);
+  layer const l(random, random_shape(random));
+  int const dim = l.in.cache.view.dim, hidden = 24, columns = l.heads() * dim, group = l.heads() / l.kv_heads();
+  std::vector<half> weight(size(hidden * columns));
+  random.fill_normal(weight);
+  criticalkv<ratio, half> c{.budget = ratio::compression(5)};
+  c.estimator.budget = c.budget;
+  c.estimator.projection = {weight.data(), hidden, l.heads(), dim, columns};
+  // The votes as they are: who is in the first half must not hang on a rounding error.
+  owned_scores const votes = l.score_with(c.estimator.estimator);
+  table expected;
+  for (int h = 0; h < l.kv_heads(); ++h) {
+    auto& row = expected.emplace_back(votes.view.row(0, h), votes.view.row(0, h) + l.tokens());
+    auto const best = oracle::select_head(row, std::vector<bool>(row.size(), false), l.tokens() / 5 / 2);
+    for (int t = 0; t < l.tokens(); ++t) {
+      double sum = 0;
+      for (int g = h * group; g < (h + 1) * group; ++g)
+        for (int r = 0; r < hidden; ++r) {
+          double y = 0;
+          for (int i = 0; i < dim; ++i)
+            y += oracle::exact(weight[size(r * columns + g * dim + i)]) *
+                 oracle::exact(l.in.cache.view.run(0, h, t).values[i]);
+          sum += std::abs(y) / group;
+        }
+      bool const first = std::binary_search(best.begin(), best.end(), t);
+      row[size(t)] = first ? static_cast<double>(std::numeric_limits<float>::max()) : (row[size(t)] + 1e-4) * sum;
+    }
+  }
   l.check_kept(c, l.score_with(c.estimator), expected, 4, 16);
+}
+
+TEST_CASE("tova: the last query, mean over all heads; nothing pinned") {
+  SEEDED(random);
+  layer const l(random, random_shape(random));
+  table const mass = l.mass(1);
+  std::vector<double> mean(size(l.tokens()), 0.0);
+  for (auto const& row : mass)
+    for (std::size_t t = 0; t < row.size(); ++t) mean[t] += row[t] / static_cast<double>(mass.size());
+  tova<ratio> const c{.budget = ratio::compression(5)};
+  l.check_kept(c, l.score_with(c.estimator), table(size(l.kv_heads()), mean), 0, 0);
+}
+
+TEST_CASE("knorm: the shortest keys; nothing pinned") {
+  SEEDED(random);
+  layer const l(random, random_shape(random));
+  table expected(size(l.kv_heads()));
+  for (int h = 0; h < l.kv_heads(); ++h)
+    for (int t = 0; t < l.tokens(); ++t)
+      expected[size(h)].push_back(-oracle::read(l.in.cache.view, 0, h).keys.row(t).norm());
+  knorm<ratio> const c{.budget = ratio::compression(5)};
+  l.check_kept(c, l.score_with(c.estimator), expected, 0, 0);
+}
+
+TEST_CASE("expected_attention: future attention, mean over the group, times the value norm; 4 pinned") {
+  SEEDED(random);
+  layer const l(random, random_shape(random));
+  int const dim = l.in.cache.view.dim, group = l.heads() / l.kv_heads();
+  std::vector<float> mean(size(l.heads() * dim));
+  random.fill_normal(mean, 0.5f);
+  expected_attention<ratio> c{.budget = ratio::compression(5)};
+  c.estimator.estimator.estimator.future = {mean.data(), nullptr, 1, l.heads(), dim};
+  table expected(size(l.kv_heads()), std::vector<double>(size(l.tokens()), 0.0));
+  for (int h = 0; h < l.heads(); ++h) {
+    auto const keys = oracle::read(l.in.cache.view, 0, h / group).keys;
+    oracle::vector m(dim);
+    for (int i = 0; i < dim; ++i) m(i) = mean[size(h * dim + i)];
+    oracle::vector weight = (keys * m / std::sqrt(dim)).array().exp();
+    double const sum = weight.tail(l.tokens() - 4).sum();
+    for (int t = 0; t < l.tokens(); ++t)
+      expected[size(h / group)][size(t)] += (t < 4 ? 1 : weight(t) / sum) / group * l.norm(h / group, t);
+  }
+  l.check_kept(c, l.score_with(c.estimator), expected, 4, 0);
+}
+
+TEST_CASE("random_baseline: a fifth of each head, other tokens for another seed; 4 and 16 pinned") {
+  SEEDED(random);
+  layer const l(random, random_shape(random));
+  random_baseline<ratio> c{.budget = ratio::compression(5)};
+  std::vector<std::vector<std::int32_t>> all;
+  for (std::uint64_t seed : {1, 2}) {
+    c.estimator.seed = seed;
+    owned_scores const scores = l.score_with(c.estimator);
+    table given;
+    for (int h = 0; h < l.kv_heads(); ++h)
+      given.emplace_back(scores.view.row(0, h), scores.view.row(0, h) + l.tokens());
+    l.check_kept(c, scores, given, 4, 16);
+    for (auto const& row : given) {
+      std::vector<bool> pinned;
+      for (int t = 0; t < l.tokens(); ++t) pinned.push_back(t < 4 || t >= l.tokens() - 16);
+      all.push_back(oracle::select_head(row, pinned, l.tokens() / 5));
+    }
+  }
+  for (std::size_t i = 0; i < all.size(); ++i)
+    for (std::size_t j = 0; j < i; ++j) CHECK(all[i] != all[j]);
 }
 
 TEST_CASE("h2o: accumulated attention, mean over the group; 4 and 16 pinned") {
@@ -225,6 +340,14 @@ TEST_CASE("h2o: accumulated attention, mean over the group; 4 and 16 pinned") {
   layer const l(random, random_shape(random));
   h2o<ratio> const c{.budget = ratio::compression(5)};
   l.check_kept(c, l.score_with(c.estimator), group_means(l.mass(1 << 20), l.heads() / l.kv_heads()), 4, 16);
+}
+
+TEST_CASE("h2o_half: heavy hitters beside the newest half of the budget") {
+  SEEDED(random);
+  layer const l(random, random_shape(random));
+  h2o_half<ratio> const c{.budget = {1, 5}, .protect = {1, 10}};
+  l.check_kept(c, l.score_with(c.estimator), group_means(l.mass(1 << 20), l.heads() / l.kv_heads()), 0,
+               l.tokens() / 10);
 }
 
 TEST_CASE("streaming: the first 4 and the newest") {

@@ -3,18 +3,27 @@
 
 #include <purekv/budget/across_heads.hpp>
 #include <purekv/budget/fixed.hpp>
+#include <purekv/budget/pyramid.hpp>
 #include <purekv/budget/ratio.hpp>
 #include <purekv/compressor.hpp>
 #include <purekv/estimator/accumulated_attention.hpp>
+#include <purekv/estimator/critical.hpp>
 #include <purekv/estimator/cross_layer.hpp>
+#include <purekv/estimator/future_attention.hpp>
 #include <purekv/estimator/group_mean.hpp>
 #include <purekv/estimator/head_max.hpp>
+#include <purekv/estimator/head_mean.hpp>
+#include <purekv/estimator/key_norm.hpp>
 #include <purekv/estimator/pooled.hpp>
 #include <purekv/estimator/recency.hpp>
+#include <purekv/estimator/uniform_random.hpp>
+#include <purekv/estimator/value_weighted.hpp>
 #include <purekv/estimator/window_attention.hpp>
 #include <purekv/pattern/dense.hpp>
 #include <purekv/protect/any_of.hpp>
+#include <purekv/protect/none.hpp>
 #include <purekv/protect/recent.hpp>
+#include <purekv/protect/recent_share.hpp>
 #include <purekv/protect/sinks.hpp>
 
 /// Papers as compositions. B is the budget: snapkv<ratio>{.budget = ratio::compression(5)}. Unless said otherwise the
@@ -26,12 +35,42 @@ namespace purekv::inline v0_1::inline PUREKV_ISA {
 template <class B>
 using snapkv = compressor<pooled<group_mean<window_attention<16>>, 7, pooling::average>, B, any_of<sinks, recent>>;
 
-/// H2O, arXiv 2306.14048: the heavy hitters by accumulated attention, mean over the group. The authors give half of the
-/// budget to the newest tokens, any_of<sinks, recent>{{0}, {budget / 2}}, and evict again at every step.
+/// H2O, arXiv 2306.14048: the heavy hitters by accumulated attention, mean over the group.
 template <class B> using h2o = compressor<group_mean<accumulated_attention>, B, any_of<sinks, recent>>;
+
+/// H2O as its authors have it: half of the budget for heavy hitters, half for the newest tokens, no sinks. The protect
+/// holds the newer half: h2o_half<ratio>{.budget = {1, 5}, .protect = {1, 10}}; of a fixed budget n it is
+/// compressor<group_mean<accumulated_attention>, fixed, recent>{.budget = {n}, .protect = {n / 2}}. The authors evict
+/// again at every step, by masses that go on accumulating; this evicts when it is called.
+template <class B> using h2o_half = compressor<group_mean<accumulated_attention>, B, recent_share>;
 
 /// StreamingLLM, arXiv 2309.17453: the first 4 tokens and the newest.
 template <class B> using streaming = compressor<recency, B, sinks>;
+
+/// TOVA, arXiv 2401.06104: what the last query attends to, mean over all heads of the layer, so that these keep the
+/// same tokens; nothing is pinned. The authors evict again at every step.
+template <class B> using tova = compressor<head_mean<window_attention<1>>, B, none>;
+
+/// L2 norm of keys, arXiv 2406.11430: the tokens with the shortest keys; nothing is pinned. The authors leave the first
+/// two layers alone.
+template <class B> using knorm = compressor<key_norm, B, none>;
+
+/// Expected Attention, arXiv 2510.00636: attention of the queries to come times the value norm, mean over the group;
+/// the first 4 tokens are pinned. Set estimator.estimator.estimator.future for each layer, see future_attention.
+template <class B> using expected_attention = compressor<value_weighted<group_mean<future_attention>>, B, sinks>;
+
+/// PyramidKV, arXiv 2406.02069: SnapKV with budgets that fall with depth. Tell the budget how many tokens are pinned:
+/// pyramidkv<ratio>{.budget = {.budget = ratio::compression(5), .least = 20}}.
+template <class B> using pyramidkv = snapkv<pyramid<B>>;
+
+/// CriticalKV, arXiv 2502.03805, over SnapKV. Set estimator.budget to the budget, and estimator.projection for each
+/// layer, see critical. T: elements of the output projection.
+template <class B, Element T = float>
+using criticalkv =
+    compressor<critical<pooled<group_mean<window_attention<16>>, 7, pooling::average>, B, T>, B, any_of<sinks, recent>>;
+
+/// Any tokens: what every method must beat. Set estimator.seed.
+template <class B> using random_baseline = compressor<uniform_random, B, any_of<sinks, recent>>;
 
 /// PureKV, arXiv 2510.25600, as the paper words it: accumulated attention of a lower layer times this layer's value
 /// norm. The paper leaves the reduction over heads open; here it is the mean over the group.
