@@ -318,7 +318,7 @@ TEST_CASE("random_baseline: a fifth of each head, other tokens for another seed;
   layer const l(random, random_shape(random));
   random_baseline<ratio> c{.budget = ratio::compression(5)};
   std::vector<std::vector<std::int32_t>> all;
-  for (std::uint64_t seed : {1, 2}) {
+  for (std::uint64_t seed : {1u, 2u}) {
     c.estimator.seed = seed;
     owned_scores const scores = l.score_with(c.estimator);
     table given;

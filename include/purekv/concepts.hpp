@@ -112,7 +112,8 @@ struct budget_input {
 
 /// How many tokens a head keeps: keep(input) in [1, tokens] for tokens >= 1. check() says whether the policy itself
 /// makes sense. A budget with `static constexpr bool heads_share = true` lets the heads of a layer share the sum of
-/// their keeps, each keeping at least its floor(keep) best.
+/// their keeps, each keeping at least its floor(keep) best. One whose keep reads the layer says
+/// `static constexpr bool varies_by_layer = true`.
 template <class B>
 concept Budget = Policy<B> && requires(B const& b, budget_input in) {
   { b.keep(in) } -> std::same_as<std::int32_t>;

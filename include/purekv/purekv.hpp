@@ -4,6 +4,7 @@
 // Types, concepts and operations. Policies are included one by one: estimator/, pattern/, budget/, protect/.
 #include <purekv/append.hpp>
 #include <purekv/attend.hpp>
+#include <purekv/average_rotation.hpp>
 #include <purekv/cache.hpp>
 #include <purekv/compact.hpp>
 #include <purekv/compressor.hpp>
@@ -15,6 +16,7 @@
 #include <purekv/layout.hpp>
 #include <purekv/mass.hpp>
 #include <purekv/merge.hpp>
+#include <purekv/moments.hpp>
 #include <purekv/pipeline.hpp>
 #include <purekv/plan.hpp>
 #include <purekv/primitive.hpp>

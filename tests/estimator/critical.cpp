@@ -136,8 +136,8 @@ TEST_CASE("critical: NaN scores come last in the first stage, NaN values stay wi
   random_projection<float> const w(random, 20, 1, 8);
   auto const said = test::scores_of(
       critical<group_mean<accumulated_attention>, fixed>{.budget = {6}, .projection = w.view}, l.input())[0];
-  for (std::size_t t : {5, 7, 9}) CHECK(said[t] == std::numeric_limits<float>::max());
-  for (std::size_t t : {0, 1, 2, 4, 6, 8}) CHECK(std::isnan(said[t]));
+  for (std::size_t t : {5u, 7u, 9u}) CHECK(said[t] == std::numeric_limits<float>::max());
+  for (std::size_t t : {0u, 1u, 2u, 4u, 6u, 8u}) CHECK(std::isnan(said[t]));
   CHECK(std::isinf(said[3]));
 }
 
