@@ -88,9 +88,19 @@ status attend_and_compress(problem const& in, answer const& out, memory m) {
   if (status const s = attend(exec, pattern, tiles, q, cache, attended, taps, planning.rest()); !s.ok()) return s;
   if (status const s = attend(exec, dense{}, q, cache, attended, taps, m.rest()); !s.ok()) return s;
 
-  snapkv<ratio> compressor{.budget = ratio::compression(5)};
   auto const scores = dense_scores(out.scores, 1, p::kv_heads, p::tokens);
   evidence const seen{dense{}, q, out.lse, p::tokens};
+  query_moments const to_come{m.take<float>(p::heads * p::dim), m.take<float>(p::heads * p::dim * p::dim), 1, p::heads,
+                              p::dim};
+  float const frequency = 0.1f;
+  std::int32_t const next = p::tokens;
+  if (status const s = moments(exec, q, 4, to_come); !s.ok()) return s;
+  if (status const s = average_rotation(exec, {&frequency, 1}, &next, 8, to_come); !s.ok()) return s;
+  expected_attention<ratio> expected;
+  expected.estimator.estimator.estimator.future = to_come;
+  if (status const s = score(exec, expected.estimator, seen, cache, {}, scores, m.rest()); !s.ok()) return s;
+
+  snapkv<ratio> compressor{.budget = ratio::compression(5)};
   if (status const s = score(exec, compressor.estimator, seen, cache, {}, scores, m.rest()); !s.ok()) return s;
   selection const kept{out.offset, out.kept, p::kv_heads * p::tokens, p::kv_heads};
   if (status const s = select(exec, compressor, scores, cache, kept, m.rest()); !s.ok()) return s;
