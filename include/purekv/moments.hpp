@@ -33,8 +33,10 @@ inline status check_moments(query_moments const& m) {
   if (m.sequences <= 0 || m.heads <= 0 || m.dim <= 0)
     return {errc::bad_shape, "query_moments: sequences, heads and dim must be positive"};
   if (m.mean == nullptr) return {errc::null_data, "query_moments: mean is null"};
-  std::int64_t const squares = std::int64_t{m.dim} * m.dim, rows = std::int64_t{m.sequences} * m.heads;
-  if (std::int64_t floats = 0; __builtin_mul_overflow(squares, 4 * rows, &floats))
+  std::int64_t const rows = std::int64_t{m.sequences} * m.heads, squares = std::int64_t{m.dim} * m.dim;
+  std::int64_t floats = 0, bytes = 0;
+  if (__builtin_mul_overflow(rows, squares, &floats) ||
+      __builtin_mul_overflow(floats, std::int64_t{sizeof(float)}, &bytes))
     return {errc::bad_shape, "query_moments: sizes overflow 64 bits"};
   return {};
 }
