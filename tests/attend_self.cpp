@@ -141,3 +141,20 @@ TEST_CASE("attend with self: NaN in a query's own key or value") {
   }
   check<float>(in, own, s, purekv::dense{});
 }
+
+TEST_CASE("attend with self: soft cap and sinks") {
+  SEEDED(random);
+  for (int group : {1, 4, 7, 8})
+    for (float cap : {0.0f, 1.5f})
+      for (bool sinks : {false, true}) {
+        shape s = pruned(2 * group, 2, 40, 100, 30);
+        s.soft_cap = cap;
+        s.sinks = sinks;
+        attention_input<float, owned_ragged<half>> in(random, s);
+        own_tokens<half> const own(random, s, in.queries.rows.tokens);
+        check<float>(in, own, s, purekv::dense{}, {.mass = true}, {1, 3});
+        if (!sinks) continue;
+        for (float& sink : in.sink_logits) sink = 40;
+        check<float>(in, own, s, purekv::dense{}, {.mass = true}, {1, 3});
+      }
+}

@@ -138,3 +138,38 @@ TEST_CASE("decode: large logits, NaN and inf") {
   CHECK(blind.out.view.row(3, 0)[0] == 0);
   CHECK(blind.lse.view.row(0, 3)[0] == -inf);
 }
+
+TEST_CASE("decode: soft cap and sinks") {
+  SEEDED(random);
+  for (int group : {1, 4, 7, 8})
+    for (float cap : {0.0f, 0.01f, 2.0f})
+      for (bool sinks : {false, true}) {
+        shape s;
+        s.heads = 2 * group;
+        s.kv_heads = 2;
+        s.dim = 40;
+        s.span = {1100, 0, 70};
+        s.queries = {1, 1, 3};
+        s.span[1] = 1;
+        s.soft_cap = cap;
+        s.sinks = sinks;
+        s.keep_percent = 70;
+        attention_input<half, owned_ragged<float>> in(random, s);
+        check<float>(in, s, purekv::dense{}, {.mass = true}, {1, 3});
+        check<float>(in, s, purekv::sinks_and_window{1, 20}, {.mass = true}, {1, 3});
+        if (in.cache.view.length(0, 0) > 0) in.cache.view.run(0, 0, 0).keys[3] = std::numeric_limits<float>::infinity();
+        in.cache.view.run(0, 0, in.cache.view.length(0, 0) - 1).keys[3] = std::numeric_limits<float>::quiet_NaN();
+        check<float>(in, s, purekv::dense{}, {.mass = true}, {1, 3});
+      }
+}
+
+TEST_CASE("decode: of an empty cache and a sink remains the sink") {
+  SEEDED(random);
+  shape s = step(2, 1, 64, 5);
+  s.sinks = true;
+  s.keep_percent = 0;
+  attention_input<float, owned_ragged<float>> const in(random, s);
+  auto const actual = check<float>(in, s, purekv::dense{});
+  CHECK(actual.out.view.row(0, 0)[9] == 0);
+  CHECK(actual.lse.view.row(0, 0)[0] == doctest::Approx(in.sink_logits[0] * 1.442695f));
+}

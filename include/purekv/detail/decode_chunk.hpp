@@ -161,6 +161,7 @@ template <int Rows, int Steps, class T> struct chunk_attention {
   static constexpr std::int32_t per_key = logit_stride(Rows);
 
   chunk_keys<T> const& found;
+  soft_cap cap;
   std::int32_t dim, padded;
   float const* q;
   float* logits;
@@ -170,7 +171,9 @@ template <int Rows, int Steps, class T> struct chunk_attention {
   float* sum;
 
   void run() const {
-    if (!multiply_keys()) clamp();
+    bool const finite = multiply_keys();
+    if (cap) cap.apply(logits, found.count * per_key);
+    if (!finite) clamp();
     if (found.seen != nullptr) hide();
     weigh();
     add_values();

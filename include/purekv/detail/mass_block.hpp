@@ -57,6 +57,7 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
 
   std::int32_t dim = q.rows.dim;
   std::int32_t group = q.rows.heads / cache.kv_heads;
+  soft_cap cap{q};
   float largest_key = 0;
   std::int32_t first_head = 0, heads = 0;  // of the group, in the lanes
 
@@ -142,6 +143,7 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
                 key_run const& run, bool clamp) {
     bool const full = run.full != 0;
     multiply_keys(scratch.keys + std::ptrdiff_t{from - first} * dim, dim, keys, scratch.queries, dim, scratch.scores);
+    if (cap) cap.apply(scratch.scores, keys * block_lanes);
     if (clamp) clamp_scores(scratch.scores, keys);
     if (!full) ask_pattern(from, keys, query, count, tile, run);
     if (!full || from + keys > scratch.bound[0]) {
