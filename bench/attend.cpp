@@ -45,7 +45,7 @@ template <class T> void dense(benchmark::State& state) {
 
 void dense_shapes(benchmark::internal::Benchmark* b) {
   b->ArgNames({"dim", "tokens", "heads", "kv_heads"});
-  for (int dim : {64, 128}) b->Args({dim, 4096, 8, 2});
+  for (int dim : {64, 80, 96, 128, 192, 256}) b->Args({dim, 4096, 8, 2});
   b->Unit(benchmark::kMillisecond)->UseManualTime()->MinTime(2);
 }
 BENCHMARK(dense<float>)->Apply(dense_shapes);

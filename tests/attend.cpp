@@ -96,7 +96,8 @@ TEST_CASE("attend: dims outside the fast path") {
   check_shapes<float, owned_contiguous<float>, float>(
       random, dense,
       {square(9, 3, 1, 65), square(4, 2, 5, 64), square(2, 1, 32, 63), square(4, 4, 72, 17), square(8, 1, 80, 129),
-       square(7, 1, 96, 65), square(4, 2, 100, 128), square(2, 1, 256, 40), square(2, 2, 3, 300)});
+       square(7, 1, 96, 65), square(4, 2, 100, 128), square(2, 1, 256, 40), square(2, 2, 3, 300),
+       square(7, 1, 112, 70), square(2, 1, 192, 90)});
 }
 
 TEST_CASE("attend: half throughout") {

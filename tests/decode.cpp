@@ -75,6 +75,18 @@ TEST_CASE("decode: a few queries") {
       random, {step(4, 2, 64, 200, 2), step(7, 1, 128, 65, 5), step(8, 1, 64, 1300, 17), step(3, 1, 40, 90, 64)});
 }
 
+TEST_CASE("decode: dims of models, for every number of rows in registers") {
+  SEEDED(random);
+  for (int dim : {32, 72, 80, 96, 112, 192, 256, 7, 130})
+    for (int group = 1; group <= 8; ++group) {
+      shape const s = step(group, 1, dim, between(random, 1, 140));
+      attention_input<half, owned_ragged<half>> const halves(random, s);
+      check<float>(halves, s, purekv::dense{}, {}, {1, 2});
+      attention_input<float, owned_contiguous<float>> const floats(random, s);
+      check<float>(floats, s, purekv::dense{}, {}, {1, 2});
+    }
+}
+
 TEST_CASE("decode: ragged batches and caches, sequences with nothing to ask or nothing cached") {
   SEEDED(random);
   shape s;

@@ -164,27 +164,18 @@ template <Pattern P, class TQ, Cache C> struct decode_task {
   void attend_rows(decode_row_list const& rows, chunk_keys<element> const& found, float* logits, float* out, float* top,
                    float* sum) const {
     pack(rows);
-    std::int32_t const dim = shape.q.rows.dim;
     dispatch_group<decode_rows>(rows.count, 0, [&]<int Rows>(std::int32_t) {
-      auto const attend = [&]<int Steps>() {
-        chunk_attention<Rows, Steps, element>{found,
-                                              soft_cap(shape.q),
-                                              dim,
-                                              static_cast<std::int32_t>(shape.padded),
-                                              scratch.q,
-                                              logits,
-                                              scratch.weights,
-                                              scratch.out,
-                                              top,
-                                              sum}
-            .run();
-      };
-      if (dim == 128)
-        attend.template operator()<128 / lanes>();
-      else if (dim == 64)
-        attend.template operator()<64 / lanes>();
-      else
-        attend.template operator()<0>();
+      chunk_attention<Rows, element>{found,
+                                     soft_cap(shape.q),
+                                     shape.q.rows.dim,
+                                     static_cast<std::int32_t>(shape.padded),
+                                     scratch.q,
+                                     logits,
+                                     scratch.weights,
+                                     scratch.out,
+                                     top,
+                                     sum}
+          .run();
     });
     for (std::int64_t i = 0; i < rows.count * shape.padded; i += lanes) store(out + i, load(scratch.out + i));
   }
