@@ -5,6 +5,8 @@
 #include "support/random.hpp"
 
 #include <doctest/doctest.h>
+#include <purekv/pattern/bidirectional.hpp>
+#include <purekv/pattern/custom.hpp>
 #include <purekv/pattern/dense.hpp>
 #include <purekv/pattern/sinks_and_window.hpp>
 #include <purekv/pattern/sliding_window.hpp>
@@ -96,8 +98,8 @@ TEST_CASE("attend: dims outside the fast path") {
   check_shapes<float, owned_contiguous<float>, float>(
       random, dense,
       {square(9, 3, 1, 65), square(4, 2, 5, 64), square(2, 1, 32, 63), square(4, 4, 72, 17), square(8, 1, 80, 129),
-       square(7, 1, 96, 65), square(4, 2, 100, 128), square(2, 1, 256, 40), square(2, 2, 3, 300),
-       square(7, 1, 112, 70), square(2, 1, 192, 90)});
+       square(7, 1, 96, 65), square(4, 2, 100, 128), square(2, 1, 256, 40), square(2, 2, 3, 300), square(7, 1, 112, 70),
+       square(2, 1, 192, 90)});
 }
 
 TEST_CASE("attend: half throughout") {
@@ -426,4 +428,48 @@ TEST_CASE("attend: a sink that takes all leaves 0, whatever the values hold") {
   }
   in.sink_logits[0] = in.sink_logits[1] = std::numeric_limits<float>::lowest();
   check<float>(in, s, dense, {.mass = true});
+}
+
+TEST_CASE("attend: images see themselves in both directions") {
+  SEEDED(random);
+  purekv::token_layout const layout{mixed_media, 5};
+  for (int group : {1, 4, 7, 8}) {
+    shape s = any_layout(random, square(2 * group, 2, 40, mixed_media_tokens));
+    {
+      attention_input<float, owned_contiguous<float>> const in(random, s);
+      check<float>(in, s, purekv::bidirectional<>{layout}, {.mass = true}, {1, 3});
+      check<float>(in, s, purekv::bidirectional<purekv::sliding_window>{layout, {30}}, {.mass = true}, {1, 3});
+    }
+    s.keep_percent = 40;
+    s.span = {mixed_media_tokens, 150, 0};
+    s.queries = {120, 150, 0};  // the second sequence is cut within a frame: it sees what is there
+    s.scattered = true;
+    attention_input<half, owned_ragged<half>> const in(random, s);
+    scattered const predicate{random(), 40, 8};
+    auto const any = pattern_of<true>(predicate);
+    check<float>(in, s, purekv::bidirectional<>{layout}, {.mass = true}, {1, 3});
+    check<float>(in, s, purekv::bidirectional<decltype(any)>{layout, any},
+                 {.mass = true, .mass_queries = purekv::last(40)}, {1, 3});
+  }
+}
+
+namespace {
+
+struct pairs_of_positions {
+  bool operator()(int, int, int) const { return true; }
+  std::int32_t last_visible(std::int32_t q) const { return q | 1; }
+};
+struct no_block_is_known {
+  purekv::coverage operator()(int, int, int, int) const { return purekv::coverage::partial; }
+};
+
+}  // namespace
+
+TEST_CASE("attend: a custom predicate that looks ahead") {
+  SEEDED(random);
+  shape const s = any_layout(random, square(6, 2, 64, 131));
+  attention_input<float, owned_contiguous<float>> const in(random, s);
+  auto const actual = check<float>(in, s, purekv::custom{pairs_of_positions{}}, {.mass = true}, {1, 3});
+  check<float>(in, s, purekv::custom{pairs_of_positions{}, no_block_is_known{}}, {.mass = true}, {1, 3});
+  CHECK(actual.lse.view.row(0, 0)[0] != check<float>(in, s, dense).lse.view.row(0, 0)[0]);
 }

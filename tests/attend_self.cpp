@@ -5,7 +5,9 @@
 #include "support/random.hpp"
 
 #include <doctest/doctest.h>
+#include <purekv/pattern/bidirectional.hpp>
 #include <purekv/pattern/dense.hpp>
+#include <purekv/pattern/sliding_window.hpp>
 
 using namespace fixtures;
 using purekv::bfloat16;
@@ -157,4 +159,14 @@ TEST_CASE("attend with self: soft cap and sinks") {
         for (float& sink : in.sink_logits) sink = 40;
         check<float>(in, own, s, purekv::dense{}, {.mass = true}, {1, 3});
       }
+}
+
+TEST_CASE("attend with self: images see what is kept of themselves in both directions") {
+  SEEDED(random);
+  purekv::token_layout const layout{mixed_media, 5};
+  shape const s = pruned(6, 2, 40, mixed_media_tokens, 30);
+  attention_input<float, owned_ragged<half>> const in(random, s);
+  own_tokens<half> const own(random, s, in.queries.rows.tokens);
+  check<float>(in, own, s, purekv::bidirectional<>{layout}, {.mass = true});
+  check<float>(in, own, s, purekv::bidirectional<purekv::sliding_window>{layout, {25}}, {.mass = true});
 }

@@ -5,8 +5,10 @@
 #include "support/random.hpp"
 
 #include <doctest/doctest.h>
+#include <purekv/pattern/bidirectional.hpp>
 #include <purekv/pattern/dense.hpp>
 #include <purekv/pattern/sinks_and_window.hpp>
+#include <purekv/pattern/sliding_window.hpp>
 
 using namespace fixtures;
 using purekv::bfloat16;
@@ -184,4 +186,20 @@ TEST_CASE("decode: of an empty cache and a sink remains the sink") {
   auto const actual = check<float>(in, s, purekv::dense{});
   CHECK(actual.out.view.row(0, 0)[9] == 0);
   CHECK(actual.lse.view.row(0, 0)[0] == doctest::Approx(in.sink_logits[0] * 1.442695f));
+}
+
+TEST_CASE("decode: images see themselves in both directions") {
+  SEEDED(random);
+  purekv::token_layout const layout{mixed_media, 5};
+  for (int keep : {100, 50}) {
+    shape s = step(6, 2, 64, mixed_media_tokens, 9);
+    s.scattered = true;
+    s.keep_percent = keep;
+    attention_input<float, owned_ragged<half>> const in(random, s);
+    scattered const predicate{random(), 40, 8};
+    auto const any = pattern_of<true>(predicate);
+    check<float>(in, s, purekv::bidirectional<>{layout}, {.mass = true});
+    check<float>(in, s, purekv::bidirectional<purekv::sliding_window>{layout, {30}}, {.mass = true});
+    check<float>(in, s, purekv::bidirectional<decltype(any)>{layout, any}, {.mass = true});
+  }
 }

@@ -5,8 +5,10 @@
 #include "support/random.hpp"
 
 #include <doctest/doctest.h>
+#include <purekv/pattern/bidirectional.hpp>
 #include <purekv/pattern/dense.hpp>
 #include <purekv/pattern/sinks_and_window.hpp>
+#include <purekv/pattern/sliding_window.hpp>
 
 using namespace fixtures;
 using purekv::bfloat16;
@@ -174,4 +176,19 @@ TEST_CASE("mass: soft cap and sinks") {
       check(in, s, purekv::dense{}, query_range{}, score_rows::heads);
       check(in, s, purekv::sinks_and_window{3, 20}, purekv::last(16), score_rows::kv_heads);
     }
+}
+
+TEST_CASE("mass: images see themselves in both directions") {
+  SEEDED(random);
+  purekv::token_layout const layout{mixed_media, 5};
+  shape s = square(6, 2, 40, mixed_media_tokens);
+  s.queries = {200};
+  s.scattered = true;
+  s.keep_percent = 60;
+  attention_input<half, owned_ragged<float>> const in(random, s);
+  scattered const predicate{random(), 40, 8};
+  auto const any = pattern_of<true>(predicate);
+  check(in, s, purekv::bidirectional<>{layout}, query_range{}, score_rows::heads);
+  check(in, s, purekv::bidirectional<purekv::sliding_window>{layout, {30}}, purekv::last(50), score_rows::kv_heads);
+  check(in, s, purekv::bidirectional<decltype(any)>{layout, any}, query_range{}, score_rows::kv_heads);
 }

@@ -6,6 +6,7 @@
 
 #include <doctest/doctest.h>
 #include <purekv/attend.hpp>
+#include <purekv/layout.hpp>
 
 #include <string>
 
@@ -36,6 +37,15 @@ inline shape square(int heads, int kv_heads, int dim, int tokens) {
   s.span = s.queries = {tokens};
   return s;
 }
+
+/// Text, an image of 7 x 9, text, a video of 3 frames of 5 x 5, an image of 12 x 12: 313 tokens.
+inline purekv::segment const mixed_media[] = {
+    purekv::segment::text(0, 20),
+    {.kind = purekv::modality::image, .begin = 20, .height = 7, .width = 9},
+    purekv::segment::text(83, 11),
+    purekv::segment::video(94, 3, 5, 5),
+    {.kind = purekv::modality::image, .begin = 169, .height = 12, .width = 12}};
+inline constexpr int mixed_media_tokens = 313;
 
 /// `count` ascending positions of [0, span): all, the newest, or anywhere.
 inline std::vector<std::int32_t> draw_positions(generator& random, int span, int count, bool scattered) {

@@ -181,6 +181,12 @@ head_attention attend_head(matrix const& q, head_tokens const& tokens, logit_rul
   return a;
 }
 
+/// The last position that a query at q may see.
+template <class P> std::int32_t horizon(P const& pattern, std::int32_t q) {
+  if constexpr (requires { pattern.last_visible(q); }) return pattern.last_visible(q);
+  return q;
+}
+
 /// All (sequence, query head) pairs: [sequences * heads]. `own`: see purekv::self_view; rows_view{} for none.
 template <class P, class TQ, class C, class T>
 std::vector<head_attention> attend_self(P const& pattern, purekv::query_view<TQ> const& q, C const& cache,
@@ -204,7 +210,7 @@ std::vector<head_attention> attend_self(P const& pattern, purekv::query_view<TQ>
           {scale, q.soft_cap, q.sink_logits != nullptr ? exact(q.sink_logits[h]) : -infinity},
           [&](int i, int j) {
             std::int32_t const at = tokens.positions[static_cast<std::size_t>(j)];
-            return at <= positions[i] && pattern.visible(h, positions[i], at);
+            return at <= horizon(pattern, positions[i]) && pattern.visible(h, positions[i], at);
           },
           with_self ? &own : nullptr,
           [&](int i) {

@@ -99,7 +99,8 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
   void find_bounds() {
     std::int32_t seen = 0;
     for (std::int32_t i = 0; i < tile.count; ++i) {
-      seen = tokens_until(cache, tile.sequence, kv_head, q.batch.positions[tile.first + i], seen);
+      seen =
+          tokens_until(cache, tile.sequence, kv_head, last_visible(pattern, q.batch.positions[tile.first + i]), seen);
       for (std::int32_t g = 0; g < group; ++g) scratch.bound[i * group + g] = seen;
     }
     for (std::int32_t r = rows; r < blocks * block_lanes; ++r) {
@@ -136,7 +137,8 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
   }
 
   bool sees_itself(std::int32_t row) const {
-    std::int32_t const position = q.batch.positions[query(row)], seen = scratch.bound[row];
+    std::int32_t const position = q.batch.positions[query(row)];
+    std::int32_t const seen = tokens_until(cache, tile.sequence, kv_head, position);
     bool const cached = seen > 0 && *cache.run(tile.sequence, kv_head, seen - 1).positions == position;
     return !cached && pattern.visible(head(row), position, position);
   }
@@ -167,8 +169,9 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
   }
   std::uint64_t ask_pattern(std::int32_t query_head, std::int32_t position, key_tile::piece const& piece) const {
     std::int32_t const* const positions = scratch.keys.positions + piece.slot;
+    std::int32_t const furthest = last_visible(pattern, position);
     std::uint64_t seen = 0;
-    for (std::int32_t k = 0; k < piece.count && positions[k] <= position; ++k)
+    for (std::int32_t k = 0; k < piece.count && positions[k] <= furthest; ++k)
       if (pattern.visible(query_head, position, positions[k])) seen |= std::uint64_t{1} << k;
     return seen;
   }

@@ -4,6 +4,7 @@
 #include <purekv/concepts.hpp>
 #include <purekv/detail/carve.hpp>
 #include <purekv/detail/decode_kernel.hpp>
+#include <purekv/detail/pattern.hpp>
 #include <purekv/detail/positions.hpp>
 #include <purekv/detail/softmax.hpp>
 
@@ -105,17 +106,18 @@ chunk_keys<typename C::element> find_keys(P const& pattern, C const& cache, std:
       oldest = smaller(oldest, rows.position[r]);
       newest = larger(newest, rows.position[r]);
     }
-    std::int32_t const begin = position(0), end = position(all - 1);
+    std::int32_t bound[decode_rows];
+    for (std::int32_t r = 0; r < rows.count; ++r) bound[r] = last_visible(pattern, rows.position[r]);
+    std::int32_t const begin = position(0), end = position(all - 1), furthest = last_visible(pattern, newest);
     std::int32_t next = 0;
     auto const take = [&](std::int32_t low, std::int32_t high, bool full) {
       if (high < begin || low > end) return;
       while (next < all && position(next) < low) ++next;
-      for (; next < all && position(next) <= smaller(high, newest); ++next) {
+      for (; next < all && position(next) <= smaller(high, furthest); ++next) {
         std::int32_t const at = position(next);
         std::uint32_t seen = 0;
         for (std::int32_t r = 0; r < rows.count; ++r)
-          seen |= std::uint32_t{at <= rows.position[r] && (full || pattern.visible(rows.head[r], rows.position[r], at))}
-                  << r;
+          seen |= std::uint32_t{at <= bound[r] && (full || pattern.visible(rows.head[r], rows.position[r], at))} << r;
         if (seen == 0) continue;
         hides = hides || seen != every_row;
         scratch.seen[found.count] = seen;
@@ -125,7 +127,7 @@ chunk_keys<typename C::element> find_keys(P const& pattern, C const& cache, std:
     if constexpr (requires { pattern.runs(oldest, newest, take); })
       pattern.runs(oldest, newest, take);
     else
-      take(begin, newest, false);
+      take(begin, furthest, false);
   }
   if (hides) found.seen = scratch.seen;
   if (found.count == 0) return found;

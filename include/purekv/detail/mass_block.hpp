@@ -116,7 +116,8 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
   void add_queries(std::int32_t query, std::int32_t count, query_tile const& tile, key_run const* run) {
     std::int32_t seen = first;
     for (std::int32_t i = 0; i < count; ++i) {
-      seen = tokens_until(cache, sequence, kv_head, q.batch.positions[query + i], i == 0 ? std::int32_t{0} : seen);
+      seen = tokens_until(cache, sequence, kv_head, last_visible(pattern, q.batch.positions[query + i]),
+                          i == 0 ? std::int32_t{0} : seen);
       for (std::int32_t h = 0; h < heads; ++h) scratch.bound[i * heads + h] = seen;
     }
     if (seen <= first) return;
@@ -184,8 +185,9 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
   }
   std::uint64_t ask_pattern(std::int32_t query_head, std::int32_t position, std::int32_t const* positions,
                             std::int32_t keys) const {
+    std::int32_t const furthest = last_visible(pattern, position);
     std::uint64_t seen = 0;
-    for (std::int32_t k = 0; k < keys && positions[k] <= position; ++k)
+    for (std::int32_t k = 0; k < keys && positions[k] <= furthest; ++k)
       if (pattern.visible(query_head, position, positions[k])) seen |= std::uint64_t{1} << k;
     return seen;
   }
