@@ -473,3 +473,36 @@ TEST_CASE("attend: a custom predicate that looks ahead") {
   check<float>(in, s, purekv::custom{pairs_of_positions{}, no_block_is_known{}}, {.mass = true}, {1, 3});
   CHECK(actual.lse.view.row(0, 0)[0] != check<float>(in, s, dense).lse.view.row(0, 0)[0]);
 }
+
+TEST_CASE("attend: values of another width than the keys") {
+  SEEDED(random);
+  for (auto [dim, value_dim] : {std::pair{192, 128}, {576, 512}, {40, 24}, {5, 70}, {24, 1}})
+    for (int group : {1, 4, 7, 8}) {
+      shape s = any_layout(random, square(2 * group, 2, dim, between(random, 1, 100)));
+      s.value_dim = value_dim;
+      {
+        attention_input<float, owned_contiguous<float>> in(random, s);
+        check<float>(in, s, dense, {.mass = true}, {1, 3});
+        in.cache.view.run(0, 1, 0).values[value_dim - 1] = std::numeric_limits<float>::quiet_NaN();
+        check<float>(in, s, dense, {}, {1, 3});
+      }
+      s.span = {90, 0, 20};
+      s.queries = {30, 0, 20};
+      s.keep_percent = 60;
+      attention_input<half, owned_ragged<bfloat16>> const in(random, s);
+      check<half>(in, s, purekv::sinks_and_window{2, 25}, {.mass = true}, {1, 3});
+    }
+}
+
+TEST_CASE("attend: values that are part of the key rows") {
+  SEEDED(random);
+  shape s = square(8, 1, 36, 120);
+  s.gap = 4;
+  attention_input<float, owned_contiguous<float>> in(random, s);
+  in.cache.view.values = in.cache.view.keys;
+  in.cache.view.value_dim = s.value_dim = 32;
+  in.cache.view.value_sequence_stride = in.cache.view.sequence_stride;
+  in.cache.view.value_head_stride = in.cache.view.head_stride;
+  in.cache.view.value_token_stride = in.cache.view.token_stride;
+  check<float>(in, s, dense, {.mass = true});
+}

@@ -22,7 +22,7 @@ template <class T> struct own_tokens {
   owned_rows<T> keys, values;
 
   own_tokens(generator& random, shape const& s, int queries)
-      : keys(s.kv_heads, queries, s.dim, s.q_order, s.gap), values(s.kv_heads, queries, s.dim, s.q_order, s.gap) {
+      : keys(s.kv_heads, queries, s.dim, s.q_order, s.gap), values(s.kv_heads, queries, s.out_dim(), s.q_order, s.gap) {
     keys.fill_normal(random);
     values.fill_normal(random);
   }
@@ -169,4 +169,17 @@ TEST_CASE("attend with self: images see what is kept of themselves in both direc
   own_tokens<half> const own(random, s, in.queries.rows.tokens);
   check<float>(in, own, s, purekv::bidirectional<>{layout}, {.mass = true});
   check<float>(in, own, s, purekv::bidirectional<purekv::sliding_window>{layout, {25}}, {.mass = true});
+}
+
+TEST_CASE("attend with self: values of another width than the keys") {
+  SEEDED(random);
+  for (auto [dim, value_dim] : {std::pair{40, 24}, {5, 70}})
+    for (int group : {1, 4, 7, 8}) {
+      shape s = pruned(2 * group, 2, dim, 90, 40);
+      s.value_dim = value_dim;
+      s.gap = between(random, 0, 3);
+      attention_input<float, owned_ragged<half>> const in(random, s);
+      own_tokens<half> const own(random, s, in.queries.rows.tokens);
+      check<float>(in, own, s, purekv::dense{}, {.mass = true}, {1, 3});
+    }
 }

@@ -203,3 +203,25 @@ TEST_CASE("decode: images see themselves in both directions") {
     check<float>(in, s, purekv::bidirectional<decltype(any)>{layout, any}, {.mass = true});
   }
 }
+
+TEST_CASE("decode: values of another width than the keys") {
+  SEEDED(random);
+  for (auto [dim, value_dim] : {std::pair{192, 128}, {576, 512}, {40, 24}, {5, 70}, {24, 1}})
+    for (int group : {1, 4, 7, 8}) {
+      shape s = step(2 * group, 2, dim, between(random, 1, 700), 1);
+      s.value_dim = value_dim;
+      s.gap = between(random, 0, 1) * between(random, 1, 9);
+      s.cache_order = between(random, 0, 1) == 0 ? order::head_major : order::token_major;
+      {
+        attention_input<half, owned_contiguous<half>> in(random, s);
+        check<float>(in, s, purekv::dense{}, {.mass = true}, {1, 3});
+        in.cache.view.run(0, 1, 0).values[value_dim - 1] = nan_of<half>();
+        check<float>(in, s, purekv::dense{}, {}, {1, 3});
+      }
+      s.span = {600, 0, 20};
+      s.queries = {2, 0, 3};
+      s.keep_percent = 60;
+      attention_input<float, owned_ragged<bfloat16>> const in(random, s);
+      check<float>(in, s, purekv::sinks_and_window{2, 25}, {.mass = true}, {1, 3});
+    }
+}

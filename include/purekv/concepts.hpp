@@ -52,6 +52,7 @@ template <Cache C> struct layer_input {
   PUREKV_INLINE std::int32_t kv_heads() const { return cache.kv_heads; }
   PUREKV_INLINE std::int32_t group() const { return heads / cache.kv_heads; }
   PUREKV_INLINE std::int32_t dim() const { return cache.dim; }
+  PUREKV_INLINE std::int32_t value_dim() const { return value_dim_of(cache); }
   PUREKV_INLINE std::int32_t tokens(std::int32_t kv_head) const { return cache.length(sequence, kv_head); }
   PUREKV_INLINE element const* key(std::int32_t kv_head, std::int32_t token) const {
     return cache.run(sequence, kv_head, token).keys;

@@ -16,12 +16,13 @@
 
 namespace purekv::inline v0_1 {
 
+/// value_dim 0: values are as wide as keys.
 struct model_shape {
-  std::int32_t layers = 0, heads = 0, kv_heads = 0, dim = 0;
+  std::int32_t layers = 0, heads = 0, kv_heads = 0, dim = 0, value_dim = 0;
 };
 
 /// The memory of one layer, all of it the caller's.
-/// full : the prompt's keys and values while the layer needs all of them, [sequences, kv_heads, >= tokens, dim]. Layers
+/// full : the prompt's keys and values while the layer needs all of them, [sequences, kv_heads, >= tokens]. Layers
 ///        that do not keep it (keeps_full) may share one; a deferred layer has its own until it is released.
 /// kept : what the layer keeps, growing while decoding; kept_slots() slots, extents laid out by the pipeline. Needed
 ///        from the call for layer evicts_at() on.
@@ -71,8 +72,8 @@ template <class Compressor, Pattern P> class pipeline {
   void listen(phase_listener const& listener) { listener_ = listener; }
 
   status check() const {
-    if (model_.layers <= 0 || model_.heads <= 0 || model_.kv_heads <= 0 || model_.dim <= 0)
-      return {errc::bad_shape, "pipeline: layers, heads, kv_heads and dim must be positive"};
+    if (model_.layers <= 0 || model_.heads <= 0 || model_.kv_heads <= 0 || model_.dim <= 0 || model_.value_dim < 0)
+      return {errc::bad_shape, "pipeline: layers, heads, kv_heads and dim must be positive, value_dim not negative"};
     if (model_.heads % model_.kv_heads != 0) return {errc::bad_shape, "pipeline: heads is not a multiple of kv_heads"};
     if (schedule_.layer_count != model_.layers)
       return {errc::mismatch, "pipeline: the schedule and the model differ in their number of layers"};
@@ -119,9 +120,7 @@ template <class Compressor, Pattern P> class pipeline {
     std::size_t most = 0;
     for (std::int32_t l = 0; l < (pattern_ ? 1 : model_.layers); ++l) {
       prefill_memory<T, TQ> memory;
-      std::size_t const bytes =
-          memory.take(*this, exec, l, q, detail::prompt_cache<T>{q.batch, model_.kv_heads, model_.dim, q.rows.tokens},
-                      detail::carve{});
+      std::size_t const bytes = memory.take(*this, exec, l, q, prompt_shape<T>(q), detail::carve{});
       most = bytes > most ? bytes : most;
     }
     return most;
@@ -163,7 +162,8 @@ template <class Compressor, Pattern P> class pipeline {
   /// One layer of the prompt: caches k and v, attends, and evicts what the schedule says is due, in this layer and in
   /// those that were waiting for it. Layers come in order, each with all queries of the prompt in one call; only where
   /// no layer ever evicts may the prompt come in chunks.
-  /// q : [heads, queries, dim], k, v : [kv_heads, queries, dim], out : [heads, queries, dim], storage : [layers].
+  /// q : [heads, queries, dim], k : [kv_heads, queries, dim], v : [kv_heads, queries, value dim],
+  /// out : [heads, queries, value dim], storage : [layers].
   template <class TQ, class TI, class T, class TO>
   status prefill(cpu exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> k, rows_view<TI const> v,
                  layer_storage<T> const* storage, rows_view<TO> out, workspace work) const {
@@ -182,8 +182,7 @@ template <class Compressor, Pattern P> class pipeline {
 
     prefill_memory<T, TQ> memory;
     detail::carve carved{work};
-    memory.take(*this, exec, layer, q, detail::prompt_cache<T>{q.batch, model_.kv_heads, model_.dim, q.rows.tokens},
-                carved);
+    memory.take(*this, exec, layer, q, prompt_shape<T>(q), carved);
     if (!memory.fits)
       return {errc::workspace_too_small, "pipeline::prefill: workspace smaller than prefill_workspace()"};
 
@@ -214,7 +213,8 @@ template <class Compressor, Pattern P> class pipeline {
 
   /// For prompts of so many tokens in caches whose elements have `element_bytes` bytes, one sequence.
   pipeline_cost cost(std::int32_t prompt_tokens, std::int32_t new_tokens, std::int32_t element_bytes) const {
-    std::int64_t const slot = std::int64_t{2} * model_.dim * element_bytes + std::int64_t{sizeof(std::int32_t)};
+    std::int64_t const slot =
+        (std::int64_t{model_.dim} + value_dim()) * element_bytes + std::int64_t{sizeof(std::int32_t)};
     std::int64_t const full = std::int64_t{model_.kv_heads} * prompt_tokens * slot;
     double visible = 0;
     pipeline_cost cost;
@@ -340,11 +340,11 @@ template <class Compressor, Pattern P> class pipeline {
     if (q.rows.heads != model_.heads || q.rows.dim != model_.dim || q.batch.sequences != state_.sequences)
       return {errc::mismatch,
               "pipeline: queries differ from the model in heads or dim, or from the prompt in sequences"};
-    if (out.heads != model_.heads || out.dim != model_.dim || out.tokens != q.rows.tokens)
+    if (out.heads != model_.heads || out.dim != value_dim() || out.tokens != q.rows.tokens)
       return {errc::mismatch, "pipeline: out differs from the queries in heads, tokens or dim"};
-    for (auto const& rows : {k, v})
-      if (rows.heads != model_.kv_heads || rows.dim != model_.dim || rows.tokens != q.rows.tokens)
-        return {errc::mismatch, "pipeline: keys or values differ from the model or the queries"};
+    if (k.heads != model_.kv_heads || k.dim != model_.dim || k.tokens != q.rows.tokens || v.heads != model_.kv_heads ||
+        v.dim != value_dim() || v.tokens != q.rows.tokens)
+      return {errc::mismatch, "pipeline: keys or values differ from the model or the queries"};
     if (q.rows.tokens > 0 && (q.rows.data == nullptr || k.data == nullptr || v.data == nullptr || out.data == nullptr ||
                               q.batch.positions == nullptr))
       return {errc::null_data, "pipeline: queries, keys, values, positions or out is null"};
@@ -382,7 +382,8 @@ template <class Compressor, Pattern P> class pipeline {
 
     contiguous_cache<T> const& full = storage[layer].full;
     if (status const s = full.check(); !s.ok()) return s;
-    if (full.sequences != state_.sequences || full.kv_heads != model_.kv_heads || full.dim != model_.dim)
+    if (full.sequences != state_.sequences || full.kv_heads != model_.kv_heads || full.dim != model_.dim ||
+        value_dim_of(full) != value_dim())
       return {errc::mismatch, "pipeline::prefill: the full cache differs from the model or the prompt"};
     if (full.tokens < state_.longest)
       return {errc::capacity_exceeded, "pipeline::prefill: the full cache is shorter than the prompt"};
@@ -393,7 +394,8 @@ template <class Compressor, Pattern P> class pipeline {
   }
 
   template <class T> status check_kept(std::int32_t layer, ragged_cache<T> const& kept) const {
-    if (kept.sequences != state_.sequences || kept.kv_heads != model_.kv_heads || kept.dim != model_.dim)
+    if (kept.sequences != state_.sequences || kept.kv_heads != model_.kv_heads || kept.dim != model_.dim ||
+        value_dim_of(kept) != value_dim())
       return {errc::mismatch, "pipeline::prefill: the kept cache differs from the model or the prompt"};
     if (kept.extents == nullptr || (kept.slots > 0 && (kept.keys == nullptr || kept.values == nullptr)))
       return {errc::null_data, "pipeline::prefill: keys, values or extents of the kept cache is null"};
@@ -452,10 +454,11 @@ template <class Compressor, Pattern P> class pipeline {
       one_out.data = out.row(0, q.begin(s));
       one_out.tokens = q.count(s);
       contiguous_cache<T> const full = one_sequence(own.full, s);
-      auto rows = [&](T const* data) {
-        return rows_view<T const>{data, model_.kv_heads, q.count(s), model_.dim, full.head_stride, full.token_stride};
-      };
-      self_view<T> const self{rows(full.keys), rows(full.values)};
+      bool const alike = full.value_dim == 0;
+      self_view<T> const self{
+          {full.keys, model_.kv_heads, q.count(s), model_.dim, full.head_stride, full.token_stride},
+          {full.values, model_.kv_heads, q.count(s), value_dim(), alike ? full.head_stride : full.value_head_stride,
+           alike ? full.token_stride : full.value_token_stride}};
       if (status const r =
               attend(exec, pattern, one, one_sequence(own.kept, s), self, one_out, attend_taps{}, memory.rest);
           !r.ok())
@@ -537,6 +540,11 @@ template <class Compressor, Pattern P> class pipeline {
     if (exec.rank() == 0 && listener_.entered != nullptr) listener_.entered(listener_.context, phase);
   }
 
+  /// The cache that holds exactly the prompt of these queries.
+  template <class T, class TQ> detail::prompt_cache<T> prompt_shape(query_view<TQ> const& q) const {
+    return {q.batch, model_.kv_heads, model_.dim, value_dim(), q.rows.tokens};
+  }
+  std::int32_t value_dim() const { return model_.value_dim != 0 ? model_.value_dim : model_.dim; }
   P const& pattern_of(std::int32_t layer) const { return pattern_ ? *pattern_ : patterns_[layer]; }
 
   /// (query, key) pairs of one head that the pattern shows, causality included.

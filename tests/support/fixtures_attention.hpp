@@ -14,7 +14,7 @@
 namespace fixtures {
 
 struct shape {
-  int heads = 4, kv_heads = 2, dim = 64;
+  int heads = 4, kv_heads = 2, dim = 64, value_dim = 0;
   std::vector<int> span{64};     // per sequence: positions 0 .. span - 1 have been seen
   std::vector<int> queries{64};  // per sequence: the newest of them, unless `scattered`
   bool scattered = false;        // queries lie anywhere in the span
@@ -27,6 +27,7 @@ struct shape {
   beyond poison = beyond::attractive;
 
   int sequences() const { return static_cast<int>(span.size()); }
+  int out_dim() const { return value_dim != 0 ? value_dim : dim; }
 };
 
 inline shape square(int heads, int kv_heads, int dim, int tokens) {
@@ -62,7 +63,8 @@ template <class Owned> struct cache_maker;
 template <class T> struct cache_maker<owned_contiguous<T>> {
   static owned_contiguous<T> make(generator& random, shape const& s, std::vector<std::int32_t> const& lengths) {
     int const longest = *std::max_element(lengths.begin(), lengths.end());
-    return {s.sequences(), s.kv_heads, longest + between(random, 0, 3), s.dim, s.cache_order, s.gap, s.poison};
+    return {s.sequences(), s.kv_heads, longest + between(random, 0, 3), s.dim, s.cache_order, s.gap,
+            s.poison,      s.value_dim};
   }
 };
 
@@ -70,7 +72,7 @@ template <class T> struct cache_maker<owned_ragged<T>> {
   static owned_ragged<T> make(generator& random, shape const& s, std::vector<std::int32_t> const& lengths) {
     std::vector<std::int32_t> capacities;
     for (std::int32_t length : lengths) capacities.push_back(length + between(random, 0, 3));
-    return {s.sequences(), s.kv_heads, capacities, s.dim, s.gap, between(random, 0, 2), s.poison};
+    return {s.sequences(), s.kv_heads, capacities, s.dim, s.gap, between(random, 0, 2), s.poison, s.value_dim};
   }
 };
 
@@ -208,7 +210,7 @@ template <class TO> struct attention_output {
 
   template <class Input>
   attention_output(Input const& in, shape const& s, tap_request const& request)
-      : out(s.heads, in.queries.rows.tokens, s.dim, s.out_order, s.gap),
+      : out(s.heads, in.queries.rows.tokens, s.out_dim(), s.out_order, s.gap),
         lse(1, s.heads, in.queries.rows.tokens, s.gap),
         mass(s.sequences(), request.mass_rows == purekv::score_rows::heads ? s.heads : s.kv_heads, in.longest(),
              s.gap) {
@@ -240,7 +242,8 @@ template <class TO> struct attention_output {
 /// Two to three times what AVX-512 kernels have been measured to err.
 inline double relative_l2_limit(int length) { return 6e-7 + 1.5e-8 * std::sqrt(length); }
 inline bool has_relative_l2_limit(shape const& s, int queries) {
-  return std::abs(s.scale) <= 1 && s.spread <= 2 && s.soft_cap == 0 && !s.sinks && s.heads * s.dim * queries >= 256;
+  return std::abs(s.scale) <= 1 && s.spread <= 2 && s.soft_cap == 0 && !s.sinks &&
+         s.heads * s.out_dim() * queries >= 256;
 }
 
 template <class TO, class Input>
@@ -253,7 +256,7 @@ void compare_with_oracle(Input const& in, shape const& s, attention_output<TO> c
       oracle::head_attention const& a = reference[size(b * heads + h)];
       for (int i = 0; i < in.queries.count(b); ++i) {
         int const row = in.queries.begin(b) + i;
-        for (int c = 0; c < in.queries.rows.dim; ++c) {
+        for (int c = 0; c < s.out_dim(); ++c) {
           double const bound =
               a.out_bound(i, c) + oracle::rounding_error<TO>(std::abs(a.out(i, c)) + a.out_bound(i, c));
           out.add(oracle::exact(actual.out.view.row(h, row)[c]), a.out(i, c), bound, "out", h, row, c);

@@ -65,21 +65,19 @@ template <class T> double rounded(double x) {
 
 /// The tokens of one (sequence, KV head), exactly as stored.
 struct head_tokens {
-  matrix keys, values;  // [tokens, dim]
+  matrix keys, values;  // [tokens, dim], [tokens, value dim]
   std::vector<std::int32_t> positions;
   std::int32_t count() const { return static_cast<std::int32_t>(positions.size()); }
 };
 
 template <class C> head_tokens read(C const& cache, int sequence, int kv_head) {
-  int const count = cache.length(sequence, kv_head);
-  head_tokens tokens{matrix(count, cache.dim), matrix(count, cache.dim), {}};
+  int const count = cache.length(sequence, kv_head), value_dim = purekv::value_dim_of(cache);
+  head_tokens tokens{matrix(count, cache.dim), matrix(count, value_dim), {}};
   for (int i = 0; i < count; ++i) {
     auto const run = cache.run(sequence, kv_head, i);
     tokens.positions.push_back(run.positions[0]);
-    for (int c = 0; c < cache.dim; ++c) {
-      tokens.keys(i, c) = exact(run.keys[c]);
-      tokens.values(i, c) = exact(run.values[c]);
-    }
+    for (int c = 0; c < cache.dim; ++c) tokens.keys(i, c) = exact(run.keys[c]);
+    for (int c = 0; c < value_dim; ++c) tokens.values(i, c) = exact(run.values[c]);
   }
   return tokens;
 }
@@ -93,7 +91,7 @@ template <class T> matrix read_rows(purekv::rows_view<T> const& rows, int head, 
 
 /// The own key and value of every query, for prune-then-attend.
 struct own_rows {
-  matrix keys, values;  // [queries, dim]
+  matrix keys, values;  // [queries, dim], [queries, value dim]
 };
 
 /// What a layer makes of q . k: s = scale * q . k, cap * tanh(s / cap) where cap is not 0; and the logit of the head's
@@ -107,9 +105,9 @@ struct logit_rule {
 struct head_attention {
   matrix logits, probability;              // [queries, tokens]
   vector own_logit, own_probability, lse;  // [queries]
-  matrix out;                              // [queries, dim]
+  matrix out;                              // [queries, value dim]
   vector logit_bound, lse_bound;           // [queries]: largest error of a visible logit of the row, error of lse
-  matrix out_bound;                        // [queries, dim]
+  matrix out_bound;                        // [queries, value dim]
   bool empty(int query) const { return lse(query) == -infinity; }
 };
 
@@ -121,6 +119,7 @@ template <class Visible, class OwnVisible>
 head_attention attend_head(matrix const& q, head_tokens const& tokens, logit_rule const& rule, Visible const& visible,
                            own_rows const* own, OwnVisible const& own_visible) {
   int const n = static_cast<int>(q.rows()), m = tokens.count(), dim = static_cast<int>(q.cols());
+  Eigen::Index const value_dim = tokens.values.cols();
   double const log2_e = std::log2(std::exp(1.0)), factor = rule.scale * log2_e, cap = rule.cap * log2_e;
   double const sink = rule.sink == -infinity ? -infinity : clamp_logit(rule.sink * log2_e);
   auto const capped = [&](double s) { return cap == 0 ? s : cap * std::tanh(s / cap); };
@@ -130,10 +129,10 @@ head_attention attend_head(matrix const& q, head_tokens const& tokens, logit_rul
   a.own_logit = vector::Constant(n, -infinity);
   a.own_probability = vector::Zero(n);
   a.lse = vector::Constant(n, -infinity);
-  a.out = matrix::Zero(n, dim);
+  a.out = matrix::Zero(n, value_dim);
   a.logit_bound = vector::Zero(n);
   a.lse_bound = vector::Zero(n);
-  a.out_bound = matrix::Zero(n, dim);
+  a.out_bound = matrix::Zero(n, value_dim);
   double const dot_error = eps * (4 + std::sqrt(dim));
   for (int i = 0; i < n; ++i) {
     int seen = 0;

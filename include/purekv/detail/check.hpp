@@ -57,8 +57,8 @@ inline status check_batch(batch_view const& batch, std::int32_t tokens) {
 template <class TQ, Cache C> status check_shapes(query_view<TQ> const& q, C const& cache) {
   if (q.rows.heads <= 0 || q.rows.dim <= 0 || q.rows.tokens < 0)
     return {errc::bad_shape, "query_view: heads and dim must be positive, tokens not negative"};
-  if (cache.sequences <= 0 || cache.kv_heads <= 0 || cache.dim <= 0)
-    return {errc::bad_shape, "cache: sequences, kv_heads and dim must be positive"};
+  if (cache.sequences <= 0 || cache.kv_heads <= 0 || cache.dim <= 0 || value_dim_of(cache) <= 0)
+    return {errc::bad_shape, "cache: sequences, kv_heads and dims must be positive"};
   if (q.rows.heads % cache.kv_heads != 0)
     return {errc::bad_shape, "query_view: heads is not a multiple of the cache's kv_heads"};
   if (q.rows.dim != cache.dim) return {errc::mismatch, "query_view: dim differs from the cache's"};
@@ -81,10 +81,11 @@ template <class TQ, Cache C> status check_queries(query_view<TQ> const& q, C con
   return {};
 }
 
-/// Where the results go: [heads, queries, dim].
-template <class TQ, class TO> status check_out(query_view<TQ> const& q, rows_view<TO> const& out) {
-  if (out.heads != q.rows.heads || out.tokens != q.rows.tokens || out.dim != q.rows.dim)
-    return {errc::mismatch, "out: heads, tokens or dim differ from the queries'"};
+/// Where the results go: [heads, queries, value dim].
+template <class TQ, Cache C, class TO>
+status check_out(query_view<TQ> const& q, C const& cache, rows_view<TO> const& out) {
+  if (out.heads != q.rows.heads || out.tokens != q.rows.tokens || out.dim != value_dim_of(cache))
+    return {errc::mismatch, "out: heads or tokens differ from the queries', or dim from that of the values"};
   if (out.tokens > 0 && out.data == nullptr) return {errc::null_data, "out: data is null"};
   if (!apart(out)) return {errc::bad_shape, "out: strides overlap, or sizes overflow 64 bits"};
   return {};
