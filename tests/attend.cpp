@@ -448,7 +448,7 @@ TEST_CASE("attend: images see themselves in both directions") {
     scattered const predicate{random(), 40, 8};
     auto const any = pattern_of<true>(predicate);
     check<float>(in, s, purekv::bidirectional<>{layout}, {.mass = true}, {1, 3});
-    check<float>(in, s, purekv::bidirectional<decltype(any)>{layout, any},
+    check<float>(in, s, purekv::bidirectional<any_pattern<true>>{layout, any},
                  {.mass = true, .mass_queries = purekv::last(40)}, {1, 3});
   }
 }

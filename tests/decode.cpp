@@ -200,7 +200,7 @@ TEST_CASE("decode: images see themselves in both directions") {
     auto const any = pattern_of<true>(predicate);
     check<float>(in, s, purekv::bidirectional<>{layout}, {.mass = true});
     check<float>(in, s, purekv::bidirectional<purekv::sliding_window>{layout, {30}}, {.mass = true});
-    check<float>(in, s, purekv::bidirectional<decltype(any)>{layout, any}, {.mass = true});
+    check<float>(in, s, purekv::bidirectional<any_pattern<true>>{layout, any}, {.mass = true});
   }
 }
 

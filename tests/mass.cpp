@@ -190,5 +190,5 @@ TEST_CASE("mass: images see themselves in both directions") {
   auto const any = pattern_of<true>(predicate);
   check(in, s, purekv::bidirectional<>{layout}, query_range{}, score_rows::heads);
   check(in, s, purekv::bidirectional<purekv::sliding_window>{layout, {30}}, purekv::last(50), score_rows::kv_heads);
-  check(in, s, purekv::bidirectional<decltype(any)>{layout, any}, query_range{}, score_rows::kv_heads);
+  check(in, s, purekv::bidirectional<any_pattern<true>>{layout, any}, query_range{}, score_rows::kv_heads);
 }

@@ -178,6 +178,6 @@ TEST_CASE("plan: images that see themselves in both directions") {
     shape s = square(6, 2, 16, mixed_media_tokens);
     s.keep_percent = keep;
     check<owned_ragged<float>>(random, s, purekv::bidirectional<>{layout});
-    check<owned_ragged<float>>(random, s, purekv::bidirectional<decltype(any)>{layout, any});
+    check<owned_ragged<float>>(random, s, purekv::bidirectional<any_pattern<true>>{layout, any});
   }
 }
