@@ -21,9 +21,9 @@ template <class TI> struct new_tokens {
   std::vector<std::int32_t> offset{0}, positions;
 
   new_tokens(generator& random, std::vector<int> const& counts, std::vector<std::int32_t> const& newest, int kv_heads,
-             int dim)
+             int dim, int value_dim = 0)
       : k(kv_heads, std::accumulate(counts.begin(), counts.end(), 0), dim, order::token_major, between(random, 0, 2)),
-        v(kv_heads, k.view.tokens, dim, order::head_major, between(random, 0, 2)) {
+        v(kv_heads, k.view.tokens, value_dim != 0 ? value_dim : dim, order::head_major, between(random, 0, 2)) {
     k.fill_normal(random);
     v.fill_normal(random);
     for (std::size_t s = 0; s < counts.size(); ++s) {
@@ -54,9 +54,9 @@ template <class T> struct contents {
 };
 
 template <class T, class TI, class Make>
-void check(generator& random, std::vector<int> const& counts, Make const& make, int kv_heads, int dim) {
+void check(generator& random, std::vector<int> const& counts, Make const& make, int kv_heads, int dim, int value_dim) {
   std::vector<std::int32_t> const newest(counts.size(), 9);
-  new_tokens<TI> const added(random, counts, newest, kv_heads, dim);
+  new_tokens<TI> const added(random, counts, newest, kv_heads, dim, value_dim);
   std::uint64_t const seed = random();
   auto const filled = [&] {
     auto cache = make();
@@ -92,22 +92,23 @@ void check(generator& random, std::vector<int> const& counts, Make const& make, 
 
 template <class T, class TI> void check_both(generator& random) {
   for (int dim : {1, 5, 16, 64, 72}) {
-    int const kv_heads = between(random, 1, 3);
+    int const kv_heads = between(random, 1, 3), value_dim = between(random, 0, 1) * between(random, 1, 90);
     std::vector<int> const counts{between(random, 0, 3), 0, 1, 200, between(random, 0, 70)};
     check<T, TI>(
         random, counts,
         [&, o = between(random, 0, 1)] {
-          return owned_contiguous<T>(5, kv_heads, 204, dim, o == 0 ? order::head_major : order::token_major, 3);
+          return owned_contiguous<T>(5, kv_heads, 204, dim, o == 0 ? order::head_major : order::token_major, 3,
+                                     beyond::nan, value_dim);
         },
-        kv_heads, dim);
+        kv_heads, dim, value_dim);
     check<T, TI>(
         random, counts,
         [&] {
           std::vector<std::int32_t> capacities;
           for (int count : counts) capacities.insert(capacities.end(), size(kv_heads), count + 4);
-          return owned_ragged<T>(5, kv_heads, capacities, dim, 1, 2);
+          return owned_ragged<T>(5, kv_heads, capacities, dim, 1, 2, beyond::nan, value_dim);
         },
-        kv_heads, dim);
+        kv_heads, dim, value_dim);
   }
 }
 

@@ -85,6 +85,43 @@ TEST_CASE("ragged_cache addresses rows, positions and slots") {
   CHECK(run.tokens == 5);
 }
 
+TEST_CASE("values of another width have strides of their own, else those of the keys") {
+  memory m;
+  contiguous_cache<float> c = m.contiguous();
+  CHECK(value_dim_of(c) == 4);
+  CHECK(c.run(1, 2, 3).value_stride == 4);
+  c.value_dim = 7;
+  c.value_sequence_stride = 7;  // [tokens, kv_heads, sequences]
+  c.value_head_stride = 14;
+  c.value_token_stride = 42;
+  CHECK(c.check().ok());
+  CHECK(value_dim_of(c) == 7);
+  CHECK(c.run(1, 2, 3).keys == m.keys.data() + 60 + 40 + 12);
+  CHECK(c.run(1, 2, 3).values == m.values.data() + 7 + 28 + 126);
+  CHECK(c.run(1, 2, 3).value_stride == 42);
+  CHECK(c.run(1, 2, 3).stride == 4);
+  CHECK(one_sequence(c, 1).run(0, 2, 3).values == c.run(1, 2, 3).values);
+  CHECK(one_sequence(m.contiguous(), 1).run(0, 2, 3).values == m.contiguous().run(1, 2, 3).values);
+  bad(c, errc::bad_shape, [](auto& x) { x.value_dim = -1; });
+  bad(c, errc::bad_shape, [](auto& x) { x.value_token_stride = 41; });
+  bad(c, errc::bad_shape, [](auto& x) { x.value_head_stride = 13; });
+  bad(c, errc::bad_shape, [](auto& x) { x.value_sequence_stride = 6; });
+  bad(c, errc::bad_shape, [](auto& x) { x.value_token_stride = wide / 2; });
+
+  ragged_cache<float> r = m.ragged();
+  CHECK(value_dim_of(r) == 4);
+  CHECK(r.run(0, 1, 2).value_stride == 4);
+  r.value_dim = 3;
+  r.value_token_stride = 5;
+  CHECK(r.check().ok());
+  CHECK(r.run(0, 1, 2).keys == m.keys.data() + 36);
+  CHECK(r.run(0, 1, 2).values == m.values.data() + 45);
+  CHECK(r.run(0, 1, 2).value_stride == 5);
+  bad(r, errc::bad_shape, [](auto& x) { x.value_dim = -1; });
+  bad(r, errc::bad_shape, [](auto& x) { x.value_token_stride = 2; });
+  bad(r, errc::bad_shape, [](auto& x) { x.value_token_stride = wide / 4; });
+}
+
 TEST_CASE("contiguous_cache::check names what is wrong") {
   memory m;
   auto const good = m.contiguous();

@@ -35,7 +35,8 @@ template <class C> auto read(C const& cache, int s, int h, int slots) {
   std::vector<token<typename C::element>> tokens;
   for (int t = 0; t < slots; ++t) {
     auto const run = cache.run(s, h, t);
-    tokens.push_back({{run.keys, run.keys + cache.dim}, {run.values, run.values + cache.dim}, *run.positions});
+    tokens.push_back(
+        {{run.keys, run.keys + cache.dim}, {run.values, run.values + purekv::value_dim_of(cache)}, *run.positions});
   }
   return tokens;
 }
@@ -49,17 +50,21 @@ template <class C> void fill(generator& random, C const& cache, std::vector<int>
 }
 
 template <class T>
-owned_contiguous<T> contiguous(generator& random, std::vector<int> const& lengths, int kv_heads, int dim) {
+owned_contiguous<T> contiguous(generator& random, std::vector<int> const& lengths, int kv_heads, int dim,
+                               int value_dim = 0) {
   owned_contiguous<T> cache(static_cast<int>(lengths.size()) / kv_heads, kv_heads,
                             *std::max_element(lengths.begin(), lengths.end()) + 2, dim,
-                            between(random, 0, 1) == 0 ? order::head_major : order::token_major, between(random, 0, 3));
+                            between(random, 0, 1) == 0 ? order::head_major : order::token_major, between(random, 0, 3),
+                            beyond::nan, value_dim);
   fill(random, cache.view, lengths);
   return cache;
 }
-template <class T> owned_ragged<T> ragged(generator& random, std::vector<int> const& lengths, int kv_heads, int dim) {
+template <class T>
+owned_ragged<T> ragged(generator& random, std::vector<int> const& lengths, int kv_heads, int dim, int value_dim = 0) {
   std::vector<std::int32_t> capacities;
   for (int n : lengths) capacities.push_back(n + between(random, 0, 2));
-  owned_ragged<T> cache(static_cast<int>(lengths.size()) / kv_heads, kv_heads, capacities, dim, 1, 2);
+  owned_ragged<T> cache(static_cast<int>(lengths.size()) / kv_heads, kv_heads, capacities, dim, 1, 2, beyond::nan,
+                        value_dim);
   fill(random, cache.view, lengths);
   return cache;
 }
@@ -139,7 +144,7 @@ template <class Owned> void check_in_place(generator& random, Owned const& origi
           int const t = kept.tokens(row)[i];
           auto const from = original.view.run(s, h, t), to = expected.view.run(s, h, i);
           std::memcpy(static_cast<void*>(to.keys), from.keys, size(cache.view.dim) * sizeof(T));
-          std::memcpy(static_cast<void*>(to.values), from.values, size(cache.view.dim) * sizeof(T));
+          std::memcpy(static_cast<void*>(to.values), from.values, size(purekv::value_dim_of(cache.view)) * sizeof(T));
           *to.positions = *from.positions;
           expected_weights[size(cache.view.slot(s, h, i))] = weights[size(cache.view.slot(s, h, t))];
           expected_codes[size(cache.view.slot(s, h, i))] = codes[size(cache.view.slot(s, h, t))];
@@ -156,8 +161,8 @@ template <class Owned> void check_in_place(generator& random, Owned const& origi
   }
 }
 
-template <class T, class D> void check_to_another(generator& random, int dim) {
-  auto const source = contiguous<T>(random, odd_lengths, 2, dim);
+template <class T, class D> void check_to_another(generator& random, int dim, int value_dim = 0) {
+  auto const source = contiguous<T>(random, odd_lengths, 2, dim, value_dim);
   for (int percent : {0, 20, 100}) {
     auto const kept = keep_some(random, odd_lengths, percent, selection_scope::kv_head, between(random, 0, 3));
     int const slack = between(random, 0, 4);
@@ -173,9 +178,9 @@ template <class T, class D> void check_to_another(generator& random, int dim) {
     CHECK(slots == extents[5].begin + extents[5].capacity);
     for (int ranks : {1, 2, 3, 7}) {
       CAPTURE(ranks);
-      owned_ragged<D> destination(3, 2, capacities, dim, 2);
+      owned_ragged<D> destination(3, 2, capacities, dim, 2, 0, beyond::nan, value_dim);
       destination.view.set_length(1, 0, capacities[2]);  // what it held is forgotten
-      owned_ragged<D> const untouched(3, 2, capacities, dim, 2);
+      owned_ragged<D> const untouched(3, 2, capacities, dim, 2, 0, beyond::nan, value_dim);
       snapshot before;
       before.watch(source.keys);
       before.watch(source.values);
@@ -185,7 +190,7 @@ template <class T, class D> void check_to_another(generator& random, int dim) {
           ranks, [&](purekv::cpu exec) { return purekv::compact(exec, kept.view, source.view, destination.view); });
       REQUIRE_MESSAGE(done.ok(), done.message);
       CHECK(before.unchanged());
-      std::vector<bool> written(destination.keys.size(), false);
+      std::vector<bool> written(destination.keys.size(), false), written_values(destination.values.size(), false);
       for (int s = 0; s < 3; ++s)
         for (int h = 0; h < 2; ++h) {
           auto const row = kept.row(s * 2 + h);
@@ -196,16 +201,18 @@ template <class T, class D> void check_to_another(generator& random, int dim) {
             CHECK(*to.positions == *from.positions);
             for (int c = 0; c < dim; ++c) {
               CHECK(oracle::exact(to.keys[c]) == oracle::rounded<D>(oracle::exact(from.keys[c])));
-              CHECK(oracle::exact(to.values[c]) == oracle::rounded<D>(oracle::exact(from.values[c])));
               written[size(to.keys + c - destination.keys.data())] = true;
+            }
+            for (int c = 0; c < purekv::value_dim_of(source.view); ++c) {
+              CHECK(oracle::exact(to.values[c]) == oracle::rounded<D>(oracle::exact(from.values[c])));
+              written_values[size(to.values + c - destination.values.data())] = true;
             }
           }
         }
       for (std::size_t i = 0; i < written.size(); ++i)
-        if (!written[i]) {
-          CHECK(same_bits(destination.keys[i], untouched.keys[i]));
-          CHECK(same_bits(destination.values[i], untouched.values[i]));
-        }
+        if (!written[i]) CHECK(same_bits(destination.keys[i], untouched.keys[i]));
+      for (std::size_t i = 0; i < written_values.size(); ++i)
+        if (!written_values[i]) CHECK(same_bits(destination.values[i], untouched.values[i]));
     }
   }
 }
@@ -295,4 +302,41 @@ TEST_CASE("lay_out says -1 and writes nothing where no layout exists") {
   CHECK(extent.capacity == 7);
   CHECK(purekv::lay_out(kept, 1, 1, 0, &extent) == INT32_MAX);
   CHECK(extent.capacity == INT32_MAX);
+}
+
+TEST_CASE("values of another width than the keys move alike") {
+  SEEDED(random);
+  auto const kept = keep_some(random, odd_lengths, 40);
+  check_in_place(random, contiguous<half>(random, odd_lengths, 2, 40, 24), kept.view);
+  check_in_place(random, ragged<float>(random, odd_lengths, 2, 9, 70), kept.view);
+  check_to_another<half, half>(random, 40, 24);
+  check_to_another<float, bfloat16>(random, 9, 70);
+}
+
+TEST_CASE("values that are part of the key rows move with them, once") {
+  SEEDED(random);
+  for (int ranks : {1, 2, 7}) {
+    owned_ragged<float> cache = ragged<float>(random, {50}, 1, 12);
+    owned_ragged<float> const before = copy_of(cache);
+    cache.view.values = cache.view.keys + 2;
+    cache.view.value_dim = 9;
+    cache.view.value_token_stride = cache.view.token_stride;
+    auto const kept = keep_some(random, {50}, 50);
+    auto const done =
+        status_on_ranks(ranks, [&](purekv::cpu exec) { return purekv::compact(exec, kept.view, cache.view); });
+    REQUIRE_MESSAGE(done.ok(), done.message);
+    for (int i = 0; i < cache.view.length(0, 0); ++i) {
+      auto const from = before.view.run(0, 0, kept.view.tokens(0)[i]), to = cache.view.run(0, 0, i);
+      CHECK(std::memcmp(from.keys, to.keys, 12 * sizeof(float)) == 0);
+      CHECK(std::memcmp(from.keys + 2, to.values, 9 * sizeof(float)) == 0);
+    }
+  }
+}
+
+TEST_CASE("compact refuses a destination with values of another width") {
+  SEEDED(random);
+  auto const source = contiguous<float>(random, {5, 6}, 2, 8, 5);
+  owned_ragged<float> const destination(1, 2, {9, 9}, 8);
+  auto const kept = keep_some(random, {5, 6}, 50);
+  CHECK(purekv::compact(purekv::cpu{}, kept.view, source.view, destination.view).code == errc::mismatch);
 }

@@ -174,6 +174,14 @@ template <class Call> std::vector<mistake<Call>> wrong_inputs() {
       {"lengths null", errc::null_data, [](Call& c) { c.cache.lengths = nullptr; }},
       {"a negative length", errc::bad_shape, [](Call& c) { c.in.cache.lengths[1] = -1; }},
       {"a length beyond the capacity", errc::bad_shape, [](Call& c) { c.in.cache.lengths[2] = c.cache.tokens + 1; }},
+      {"a negative value dim", errc::bad_shape, [](Call& c) { c.cache.value_dim = -1; }},
+      {"values whose tokens overlap", errc::bad_shape,
+       [](Call& c) {
+         c.cache.value_dim = dim;
+         c.cache.value_sequence_stride = c.cache.sequence_stride;
+         c.cache.value_head_stride = c.cache.head_stride;
+         c.cache.value_token_stride = dim - 1;
+       }},
       {"cached tokens overlap", errc::bad_shape, [](Call& c) { c.cache.token_stride = dim - 1; }},
       {"cached heads overlap", errc::bad_shape, [](Call& c) { c.cache.head_stride -= 1; }},
       {"cached sequences overlap", errc::bad_shape, [](Call& c) { c.cache.sequence_stride -= dim; }},
@@ -195,6 +203,20 @@ template <class Call> std::vector<mistake<Call>> wrong_queries() {
       {"query tokens overlap", errc::bad_shape, [](Call& c) { c.q.rows.token_stride = 0; }},
       {"query strides overflow", errc::bad_shape, [](Call& c) { c.q.rows.token_stride = PTRDIFF_MAX / 4; }},
       {"a scale that is not finite", errc::bad_shape, [](Call& c) { c.q.scale = std::nanf(""); }},
+      {"a soft cap that is NaN", errc::bad_shape, [](Call& c) { c.q.soft_cap = std::nanf(""); }},
+      {"a soft cap that is inf", errc::bad_shape, [](Call& c) { c.q.soft_cap = HUGE_VALF; }},
+      {"a negative soft cap", errc::bad_shape, [](Call& c) { c.q.soft_cap = -30; }},
+      {"a soft cap whose reciprocal overflows", errc::bad_shape, [](Call& c) { c.q.soft_cap = 1e-40f; }},
+      {"a sink that is NaN", errc::bad_shape,
+       [](Call& c) {
+         static float const sinks[heads] = {0, 1, -HUGE_VALF, std::nanf("")};
+         c.q.sink_logits = sinks;
+       }},
+      {"a sink that is inf", errc::bad_shape,
+       [](Call& c) {
+         static float const sinks[heads] = {HUGE_VALF};
+         c.q.sink_logits = sinks;
+       }},
   };
 }
 
@@ -203,6 +225,13 @@ template <class Call> std::vector<mistake<Call>> wrong_outputs() {
       {"out heads differ", errc::mismatch, [](Call& c) { c.out.heads = 2; }},
       {"out tokens differ", errc::mismatch, [](Call& c) { c.out.tokens = 15; }},
       {"out dim differs", errc::mismatch, [](Call& c) { c.out.dim = 8; }},
+      {"out is not as wide as the values", errc::mismatch,
+       [](Call& c) {
+         c.cache.value_dim = 8;
+         c.cache.value_sequence_stride = c.cache.sequence_stride;
+         c.cache.value_head_stride = c.cache.head_stride;
+         c.cache.value_token_stride = dim;
+       }},
       {"out null", errc::null_data, [](Call& c) { c.out.data = nullptr; }},
       {"out rows overlap", errc::bad_shape, [](Call& c) { c.out.head_stride = dim - 1; }},
       {"out tokens overlap", errc::bad_shape, [](Call& c) { c.out.token_stride = dim; }},
@@ -256,6 +285,7 @@ TEST_CASE("attend with self refuses") {
                         {"self values null", errc::null_data, [](call& c) { c.self.values.data = nullptr; }},
                         {"self keys of other heads", errc::mismatch, [](call& c) { c.self.keys.heads = 1; }},
                         {"self values of other tokens", errc::mismatch, [](call& c) { c.self.values.tokens = 15; }},
+                        {"self values of another dim", errc::mismatch, [](call& c) { c.self.values.dim = 8; }},
                         {"self keys of another dim", errc::mismatch, [](call& c) { c.self.keys.dim = 8; }},
                     });
 }

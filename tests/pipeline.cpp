@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <purekv/pattern/bidirectional.hpp>
 #include <purekv/pattern/dense.hpp>
+#include <purekv/pattern/sliding_window.hpp>
 #include <purekv/pipeline.hpp>
 #include <purekv/presets.hpp>
 #include <purekv/thread_team.hpp>
@@ -47,18 +49,19 @@ struct engine {
       offset.push_back(offset.back() + n);
       for (int i = 0; i < n; ++i) positions.push_back(i);
     }
-    auto fill = [&](std::vector<std::vector<float>>& rows, int heads) {
+    auto fill = [&](std::vector<std::vector<float>>& rows, int heads, int dim) {
       for (int l = 0; l < model.layers; ++l) {
-        rows.emplace_back(static_cast<std::size_t>(heads) * total() * model.dim);
+        rows.emplace_back(static_cast<std::size_t>(heads) * total() * dim);
         for (float& x : rows.back()) x = random.normal();
       }
     };
-    fill(q, model.heads);
-    fill(k, model.kv_heads);
-    fill(v, model.kv_heads);
-    out.assign(model.layers, std::vector<float>(q[0].size(), -1.f));
+    fill(q, model.heads, model.dim);
+    fill(k, model.kv_heads, model.dim);
+    fill(v, model.kv_heads, value_dim());
+    out.assign(model.layers, std::vector<float>(static_cast<std::size_t>(model.heads) * total() * value_dim(), -1.f));
   }
 
+  int value_dim() const { return model.value_dim != 0 ? model.value_dim : model.dim; }
   int total() const { return offset.back(); }
   int longest() const { return *std::max_element(prompt.begin(), prompt.end()); }
   int sequences() const { return static_cast<int>(prompt.size()); }
@@ -73,11 +76,11 @@ struct engine {
       std::int64_t slots = 0;
       for (int n : prompt) slots += p.kept_slots(l, n, new_tokens);
       m.full_keys.assign(full * model.dim, NAN);
-      m.full_values.assign(full * model.dim, NAN);
+      m.full_values.assign(full * value_dim(), NAN);
       m.full_positions.assign(full, -7);
       m.lengths.assign(rows, 0);
       m.keys.assign(slots * model.dim, NAN);
-      m.values.assign(slots * model.dim, NAN);
+      m.values.assign(slots * value_dim(), NAN);
       m.positions.assign(slots, -7);
       m.extents.assign(rows, {});
       storage[l].full = head_major_cache(m.full_keys.data(), m.full_values.data(), m.full_positions.data(),
@@ -85,6 +88,13 @@ struct engine {
       storage[l].kept = {m.keys.data(),    m.values.data(), m.positions.data(),
                          m.extents.data(), sequences(),     model.kv_heads,
                          model.dim,        slots,           model.dim};
+      if (model.value_dim != 0) {
+        contiguous_cache<float>& all = storage[l].full;
+        all.value_dim = storage[l].kept.value_dim = value_dim();
+        all.value_token_stride = storage[l].kept.value_token_stride = value_dim();
+        all.value_head_stride = std::ptrdiff_t{longest()} * value_dim();
+        all.value_sequence_stride = model.kv_heads * all.value_head_stride;
+      }
     }
   }
 
@@ -96,9 +106,9 @@ struct engine {
     return token_major<float const>(k[l].data(), model.kv_heads, total(), model.dim);
   }
   rows_view<float const> values(int l) const {
-    return token_major<float const>(v[l].data(), model.kv_heads, total(), model.dim);
+    return token_major<float const>(v[l].data(), model.kv_heads, total(), value_dim());
   }
-  rows_view<float> result(int l) { return head_major(out[l].data(), model.heads, total(), model.dim); }
+  rows_view<float> result(int l) { return head_major(out[l].data(), model.heads, total(), value_dim()); }
 
   float const* key(int l, int s, int h, int i) const { return keys(l).row(h, offset[s] + i); }
   float const* value(int l, int s, int h, int i) const { return values(l).row(h, offset[s] + i); }
@@ -159,10 +169,10 @@ template <class Seen> double error(engine const& e, int l, Seen const& seen) {
       for (int i = 0; i < e.prompt[s]; ++i) {
         std::vector<int> const tokens = seen(s, head / group, i);
         std::vector<double> const p = probabilities(e, l, s, head, i, tokens);
-        for (int d = 0; d < e.model.dim; ++d) {
+        for (int d = 0; d < e.value_dim(); ++d) {
           double expected = 0;
           for (std::size_t t = 0; t < tokens.size(); ++t) expected += p[t] * e.value(l, s, head / group, tokens[t])[d];
-          std::size_t const at = (std::size_t(head) * e.total() + e.offset[s] + i) * e.model.dim + d;
+          std::size_t const at = (std::size_t(head) * e.total() + e.offset[s] + i) * e.value_dim() + d;
           worst = std::max(worst, std::abs(expected - e.out[l][at]));
         }
       }
@@ -208,7 +218,7 @@ bool keeps_the_best(engine const& e, std::vector<double> const& source, int l, i
   std::vector<double> score(n), ranked;
   for (int t = 0; t < n; ++t) {
     double norm = 0;
-    for (int d = 0; d < e.model.dim; ++d) norm += double{e.value(l, s, h, t)[d]} * e.value(l, s, h, t)[d];
+    for (int d = 0; d < e.value_dim(); ++d) norm += double{e.value(l, s, h, t)[d]} * e.value(l, s, h, t)[d];
     bool const pinned = t < 4 || t >= n - 16;
     score[t] = pinned ? INFINITY : source[t] * std::sqrt(norm);
     ranked.push_back(score[t]);
@@ -268,7 +278,7 @@ TEST_CASE("one source for the whole stack: deferred below, prune first above, as
   test::random random;
   CAPTURE(random.seed());
   for (int group : {1, 3}) {
-    model_shape const model{5, 2 * group, 2, 24};
+    model_shape const model{5, 2 * group, 2, 24, group == 3 ? 17 : 0};
     source_band const band{0, 1};
     std::vector<layer_plan> layers(5);
     one_source(layers.data(), 5, band);
@@ -291,7 +301,8 @@ TEST_CASE("one source for the whole stack: deferred below, prune first above, as
           for (int t = 0; t < kept.length(s, h); ++t) {
             int const position = *kept.run(s, h, t).positions;
             CHECK(std::memcmp(kept.run(s, h, t).keys, e.key(l, s, h, position), sizeof(float) * 24) == 0);
-            CHECK(std::memcmp(kept.run(s, h, t).values, e.value(l, s, h, position), sizeof(float) * 24) == 0);
+            CHECK(std::memcmp(kept.run(s, h, t).values, e.value(l, s, h, position), sizeof(float) * e.value_dim()) ==
+                  0);
           }
         }
     }
@@ -308,6 +319,52 @@ TEST_CASE("one source for the whole stack: deferred below, prune first above, as
       CHECK(error(e, l, seen) < tolerance);
     }
   }
+}
+
+TEST_CASE("a pattern for each layer, and images that see themselves") {
+  test::random random;
+  CAPTURE(random.seed());
+  model_shape const model{4, 6, 2, 24};
+  segment const segments[] = {segment::text(0, 40), segment::video(40, 2, 5, 6), segment::text(100, 31)};
+  token_layout const layout{segments, 3};
+  auto const frame = [&](int i) { return i < 40 || i >= 100 ? -1 : (i - 40) / 30; };
+  using windowed = bidirectional<sliding_window>;
+  windowed const patterns[] = {{layout, {INT32_MAX}}, {layout, {21}}, {layout, {INT32_MAX}}, {layout, {33}}};
+  source_band const band{0, 0};
+  std::vector<layer_plan> layers(4);
+  layers[1].when = evict_when::never;
+  for (int l : {0, 2, 3}) layers[l] = {l == 0 ? evict_when::after_attending : evict_when::before_attending, 0};
+  pipeline p(model, schedule{layers.data(), 4, &band, 1}, early{.budget = {1, 4}}, patterns);
+  static_assert(std::is_same_v<decltype(p), pipeline<early, windowed>>);
+  REQUIRE(p.check().ok());
+  engine e(model, {131, 77}, 3, random);
+  thread_team team(3);
+  REQUIRE(e.prefill(p, team).ok());
+  for (int l = 0; l < 4; ++l) {
+    CAPTURE(l);
+    auto seen = [&](int s, int h, int i) {
+      std::set<int> const kept = kept_set(e, l, s, h);
+      std::vector<int> tokens;
+      for (int t = 0; t < e.prompt[s]; ++t) {
+        bool const together = frame(t) >= 0 && frame(t) == frame(i);
+        bool const shown = together || (t <= i && i - t < patterns[l].pattern.window);
+        if (shown && (t == i || l < 2 || kept.count(t) > 0)) tokens.push_back(t);
+      }
+      return tokens;
+    };
+    CHECK(error(e, l, seen) < tolerance);
+  }
+
+  // What each layer's pattern shows is what it costs.
+  double pairs = 0;
+  for (windowed const& pattern : patterns)
+    for (int q = 0; q < 131; ++q)
+      for (int k = 0; k < 131; ++k) pairs += 6 * pattern.visible(0, q, k);
+  CHECK(p.cost(131, 0, 2).full_pairs == doctest::Approx(pairs));
+
+  pipeline<early, windowed> const none(model, schedule{layers.data(), 4, &band, 1}, early{.budget = {1, 4}},
+                                       static_cast<windowed const*>(nullptr));
+  CHECK(none.check().code == errc::null_data);
 }
 
 TEST_CASE("every layer by its own score, and decoding from what is kept") {
@@ -435,6 +492,17 @@ TEST_CASE("bad calls give their status and leave what is kept alone") {
   none.data = nullptr;
   CHECK(call(e.queries(0), none, e.values(0), enough).code == errc::null_data);
 
+  rows_view<float const> narrow = e.values(0);
+  narrow.dim = 8;
+  CHECK(call(e.queries(0), e.keys(0), narrow, enough).code == errc::mismatch);
+  e.storage[0].full.value_dim = 8;
+  e.storage[0].full.value_token_stride = 16;
+  e.storage[0].full.value_head_stride = e.storage[0].full.value_sequence_stride = 16 * 100;
+  CHECK(call(e.queries(0), e.keys(0), e.values(0), enough).code == errc::bad_shape);
+  e.storage[0].full.value_sequence_stride = 16 * 200;
+  CHECK(call(e.queries(0), e.keys(0), e.values(0), enough).code == errc::mismatch);
+  e.storage[0].full.value_dim = 0;
+
   e.storage[0].full.tokens = 99;
   CHECK(call(e.queries(0), e.keys(0), e.values(0), enough).code == errc::capacity_exceeded);
   e.storage[0].full.tokens = 100;
@@ -457,6 +525,8 @@ TEST_CASE("bad calls give their status and leave what is kept alone") {
         errc::bad_shape);
   CHECK(pipeline<early, dense>(model_shape{2, 4, 2, 16}, plan, early{.budget = {1, 5}}, dense{}).check().code ==
         errc::mismatch);
+  CHECK(pipeline<early, dense>(model_shape{3, 4, 2, 16, -1}, plan, early{.budget = {1, 5}}, dense{}).check().code ==
+        errc::bad_shape);
   CHECK(pipeline<early, dense>(model, plan, early{.budget = {6, 5}}, dense{}).check().code == errc::bad_policy);
   CHECK(pipeline<snapkv<ratio>, dense>(model, plan, snapkv<ratio>{.budget = {1, 5}}, dense{}).check().code ==
         errc::bad_policy);
@@ -482,6 +552,11 @@ TEST_CASE("describe says what each layer does, the peak and the steady bytes, an
   CHECK(words.find("layers 11-29: evict by layers 0-10, then attend to what is kept\n") != std::string::npos);
   CHECK(words.find("peak " + std::to_string(c.peak_bytes) + " bytes (") != std::string::npos);
   CHECK(words.find("pairs computed 49 %") != std::string::npos);
+
+  model_shape const latent{30, 9, 3, 64, 48};
+  CHECK(pipeline(latent, schedule{layers.data(), 30, &band, 1}, early{.budget = {1, 5}}, dense{})
+            .cost(1000, 10, 2)
+            .full_bytes == 30 * 3 * 1010 * ((64 + 48) * 2 + 4));
 }
 
 }  // namespace

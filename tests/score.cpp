@@ -14,8 +14,10 @@
 #include <purekv/estimator/recency.hpp>
 #include <purekv/estimator/value_weighted.hpp>
 #include <purekv/estimator/window_attention.hpp>
+#include <purekv/pattern/bidirectional.hpp>
 #include <purekv/pattern/dense.hpp>
 #include <purekv/pattern/sinks_and_window.hpp>
+#include <purekv/pattern/sliding_window.hpp>
 #include <purekv/pattern/spatial_temporal.hpp>
 
 #include <functional>
@@ -110,7 +112,7 @@ struct bounded {
 
 template <class Input> double value_norm(Input const& in, int s, int kv_head, int t) {
   double sum = 0;
-  for (int c = 0; c < in.cache.view.dim; ++c) {
+  for (int c = 0; c < value_dim_of(in.cache.view); ++c) {
     double const x = oracle::exact(in.cache.view.run(s, kv_head, t).values[c]);
     sum += x * x;
   }
@@ -130,6 +132,30 @@ TEST_CASE("score: attention mass of all queries and of the last ones, per query 
     check(accumulated_attention{}, in, dense{}, 1 << 20, own);
     check(window_attention<16>{}, in, dense{}, 16, own);
     check(window_attention<1>{}, in, sinks_and_window{2, 9}, 1, own);
+  }
+}
+
+TEST_CASE("score: what the layer makes of its logits is in the evidence, and values are as wide as they are") {
+  SEEDED(random);
+  token_layout const layout{mixed_media, 5};
+  for (int group : {1, 4, 7, 8}) {
+    shape s = square(2 * group, 2, 40, mixed_media_tokens);
+    s.soft_cap = 1.5f;
+    s.sinks = true;
+    s.value_dim = 24;
+    s.queries = {90};
+    attention_input<float, owned_contiguous<half>> const in(random, s);
+    auto const own = [](sequence_mass const& m, int, int row, int t) {
+      return bounded{m.heads[size(row)].value(t), m.heads[size(row)].bound(t)};
+    };
+    check(accumulated_attention{}, in, bidirectional<>{layout}, 1 << 20, own);
+    check(window_attention<16>{}, in, dense{}, 16, own);
+    check(value_weighted<window_attention<16>>{}, in, bidirectional<sliding_window>{layout, {50}}, 16,
+          [&](sequence_mass const& m, int sequence, int row, int t) {
+            double const norm = value_norm(in, sequence, row / group, t);
+            return bounded{m.heads[size(row)].value(t) * norm,
+                           m.heads[size(row)].bound(t) * norm + 1e-6 * m.heads[size(row)].value(t) * norm};
+          });
   }
 }
 

@@ -14,12 +14,12 @@ template <class TI, Cache C>
 status check_append(rows_view<TI const> const& k, rows_view<TI const> const& v, batch_view const& batch,
                     C const& cache) {
   if (status const s = cache.check(); !s.ok()) return s;
-  if (k.heads <= 0 || k.dim <= 0 || k.tokens < 0)
+  if (k.heads <= 0 || k.dim <= 0 || v.dim <= 0 || k.tokens < 0)
     return {errc::bad_shape, "append: heads and dim must be positive, tokens not negative"};
-  if (k.heads != v.heads || k.tokens != v.tokens || k.dim != v.dim)
-    return {errc::mismatch, "append: keys and values differ in heads, tokens or dim"};
-  if (k.heads != cache.kv_heads || k.dim != cache.dim)
-    return {errc::mismatch, "append: keys and the cache differ in kv_heads or dim"};
+  if (k.heads != v.heads || k.tokens != v.tokens)
+    return {errc::mismatch, "append: keys and values differ in heads or tokens"};
+  if (k.heads != cache.kv_heads || k.dim != cache.dim || v.dim != value_dim_of(cache))
+    return {errc::mismatch, "append: keys or values and the cache differ in kv_heads, dim or value_dim"};
   if (batch.sequences != cache.sequences)
     return {errc::mismatch, "append: the batch and the cache differ in their number of sequences"};
   if (status const s = check_batch(batch, k.tokens); !s.ok()) return s;
@@ -45,8 +45,8 @@ status check_append(rows_view<TI const> const& k, rows_view<TI const> const& v, 
 
 /// cache[s, h] grows by k[h, t], v[h, t] and position batch.positions[t] for every token t of sequence s, rounded to
 /// the cache's element type.
-/// k, v : [kv_heads, tokens, dim] of a ragged batch, not overlapping the cache. The positions of a sequence ascend
-/// strictly and lie beyond the newest that is cached, in every head.
+/// k : [kv_heads, tokens, dim], v : [kv_heads, tokens, value dim] of a ragged batch, not overlapping the cache. The
+/// positions of a sequence ascend strictly and lie beyond the newest that is cached, in every head.
 template <class TI, Cache C>
 status append(cpu exec, rows_view<TI const> k, rows_view<TI const> v, batch_view batch, C const& cache) {
   if (status const s = detail::check_append(k, v, batch, cache); !s.ok()) return s;
@@ -64,7 +64,7 @@ status append(cpu exec, rows_view<TI const> k, rows_view<TI const> v, batch_view
         for (std::int32_t t = first; t < last; ++t) {
           auto const to = cache.run(s, h, length + t - begin);
           convert(k.row(h, t), to.keys, k.dim);
-          convert(v.row(h, t), to.values, k.dim);
+          convert(v.row(h, t), to.values, v.dim);
           *to.positions = batch.positions[t];
         }
       }

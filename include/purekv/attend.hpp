@@ -23,7 +23,7 @@ struct attend_memory {
     attend_memory m{task_queue(memory), {}, {task_queue(memory), {}}, nullptr};
     std::int64_t const rows = std::int64_t{tile_queries} * (q.rows.heads / cache.kv_heads);
     for (std::int32_t r = 0; r < exec.size(); ++r) {
-      attend_scratch const scratch = attend_scratch::take(memory, rows, q.rows.dim);
+      attend_scratch const scratch = attend_scratch::take(memory, rows, q.rows.dim, value_dim_of(cache));
       if (r == exec.rank()) m.scratch = scratch;
     }
     if (taps.mass.data != nullptr) {
@@ -48,11 +48,13 @@ template <class TQ, class T, Cache C>
 status check_self(query_view<TQ> const& q, self_view<T> const& self, C const& cache) {
   rows_view<T const> const both[] = {self.keys, self.values};
   for (rows_view<T const> const& rows : both) {
-    if (rows.heads != cache.kv_heads || rows.tokens != q.rows.tokens || rows.dim != cache.dim)
-      return {errc::mismatch, "self_view: kv_heads, queries or dim differ from the cache's or the queries'"};
+    if (rows.heads != cache.kv_heads || rows.tokens != q.rows.tokens)
+      return {errc::mismatch, "self_view: kv_heads or queries differ from the cache's or the queries'"};
     if (rows.tokens > 0 && rows.data == nullptr) return {errc::null_data, "self_view: keys or values is null"};
     if (!apart(rows)) return {errc::bad_shape, "self_view: strides overlap, or sizes overflow 64 bits"};
   }
+  if (self.keys.dim != cache.dim || self.values.dim != value_dim_of(cache))
+    return {errc::mismatch, "self_view: dims differ from the cache's"};
   return {};
 }
 
@@ -76,7 +78,7 @@ status check_attend(P const& pattern, query_view<TQ> const& q, C const& cache, r
                     attend_taps const& taps) {
   if (status const s = check_queries(q, cache); !s.ok()) return s;
   if (status const s = check_pattern(pattern, q); !s.ok()) return s;
-  if (status const s = check_out(q, out); !s.ok()) return s;
+  if (status const s = check_out(q, cache, out); !s.ok()) return s;
   return check_taps(q, cache, taps);
 }
 
@@ -142,12 +144,14 @@ std::size_t attend_workspace(cpu exec, tile_plan const& plan, query_view<TQ> con
   return memory.bytes();
 }
 
-/// out[head, query] = sum over visible keys of exp2(logit - lse) * value, logit = scale * log2(e) * q . k. A key is
-/// visible if its position is not after the query's and the pattern shows it. Many queries at once; the cache already
-/// holds their own keys (append first), so a prompt may come whole or in chunks.
+/// out[head, query] = sum over visible keys of exp2(logit - lse) * value, logit = scale * log2(e) * q . k, soft-capped
+/// and beside a sink if the query_view says so (docs/concepts/attention.md). A key is visible if its position is not
+/// after the last that the pattern lets the query see, its own unless it says otherwise, and the pattern shows it. Many
+/// queries at once; the cache already holds their own keys (append first), so a prompt may come whole or in chunks.
 /// Logits are clamped to the range of float; a pair whose logit is NaN is not visible; a value counts only for queries
-/// that give it a probability other than 0, whatever it holds. A query that sees nothing gets 0, and lse -inf.
-/// q : [heads, queries, dim], out : [heads, queries, dim]; taps: see attend_taps. Query positions are strictly
+/// that give it a probability other than 0, whatever it holds. A query that sees nothing gets 0, and lse is -inf, or the
+/// logit of its sink.
+/// q : [heads, queries, dim], out : [heads, queries, value dim]; taps: see attend_taps. Query positions are strictly
 /// ascending in each sequence. Bit-equal for any number of ranks. On error nothing is written.
 template <Pattern P, class TQ, Cache C, class TO>
 status attend(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cache, rows_view<TO> const& out,

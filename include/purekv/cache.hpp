@@ -14,14 +14,16 @@ struct extent {
   std::int32_t capacity = 0;
 };
 
-/// Consecutive cached tokens of one head at a constant stride: row i at keys + i * stride, position at positions[i].
-/// `tokens` counts slots up to where the run ends (a head's capacity here; a page's end in a paged cache).
+/// Consecutive cached tokens of one head at constant strides: row i at keys + i * stride and values + i * value_stride,
+/// position at positions[i]. `tokens` counts slots up to where the run ends (a head's capacity here; a page's end in a
+/// paged cache).
 template <class T> struct token_run {
   T* keys;
   T* values;
   std::int32_t* positions;
   std::ptrdiff_t stride;
   std::int32_t tokens;
+  std::ptrdiff_t value_stride;
 };
 
 /// A cache: for each (sequence, KV head) a growing list of tokens with key, value and position, positions ascending.
@@ -40,8 +42,18 @@ concept Cache = Element<typename C::element> && std::is_trivially_copyable_v<C> 
   { c.check() } -> std::same_as<status>;
 };
 
-/// k, v : [sequences, kv_heads, capacity, dim] with strides (elements, the same for keys and values), dim contiguous.
+/// How wide the values of a cache are: its `value_dim`, or as wide as the keys if it has none or says 0.
+template <Cache C> PUREKV_INLINE std::int32_t value_dim_of(C const& cache) {
+  if constexpr (requires { cache.value_dim; })
+    return cache.value_dim != 0 ? cache.value_dim : cache.dim;
+  else
+    return cache.dim;
+}
+
+/// k, v : [sequences, kv_heads, capacity, dim] with strides in elements, dim contiguous.
 /// positions : [sequences, kv_heads, capacity]; lengths : [sequences, kv_heads].
+/// value_dim 0: values are as wide as keys and lie at the same strides. Otherwise they are `value_dim` wide and have
+/// strides of their own; they may be part of the key rows, as in multi-head latent attention.
 template <class T> struct contiguous_cache {
   using element = T;
   T* keys = nullptr;
@@ -50,6 +62,8 @@ template <class T> struct contiguous_cache {
   std::int32_t* lengths = nullptr;
   std::int32_t sequences = 0, kv_heads = 0, tokens = 0, dim = 0;  // tokens: capacity of every head
   std::ptrdiff_t sequence_stride = 0, head_stride = 0, token_stride = 0;
+  std::int32_t value_dim = 0;
+  std::ptrdiff_t value_sequence_stride = 0, value_head_stride = 0, value_token_stride = 0;
 
   PUREKV_INLINE std::int32_t length(std::int32_t sequence, std::int32_t head) const {
     return lengths[sequence * kv_heads + head];
@@ -63,15 +77,24 @@ template <class T> struct contiguous_cache {
   }
   PUREKV_INLINE token_run<T> run(std::int32_t sequence, std::int32_t head, std::int32_t token) const {
     std::ptrdiff_t const at = sequence * sequence_stride + head * head_stride + token * token_stride;
-    return {keys + at, values + at, positions + slot(sequence, head, token), token_stride, tokens - token};
+    std::ptrdiff_t const value_at =
+        value_dim == 0 ? at : sequence * value_sequence_stride + head * value_head_stride + token * value_token_stride;
+    return {keys + at,    values + value_at, positions + slot(sequence, head, token),
+            token_stride, tokens - token,    value_dim == 0 ? token_stride : value_token_stride};
   }
 
   /// Says whether the view itself makes sense: sizes, overlap, overflow, null data, lengths within capacity.
   PUREKV_INLINE status check() const;
+
+ private:
+  PUREKV_INLINE status check_strides(std::int32_t width, std::ptrdiff_t of_sequences, std::ptrdiff_t of_heads,
+                                     std::ptrdiff_t of_tokens) const;
 };
 
 /// k, v : [slots, dim], dim contiguous, rows `token_stride` elements apart; positions : [slots];
 /// extents : [sequences, kv_heads], disjoint and ascending. What per-head eviction leaves, and grows by `append`.
+/// value_dim 0: values are as wide as keys and as far apart. Otherwise v : [slots, value_dim], rows
+/// `value_token_stride` apart.
 template <class T> struct ragged_cache {
   using element = T;
   T* keys = nullptr;
@@ -81,6 +104,8 @@ template <class T> struct ragged_cache {
   std::int32_t sequences = 0, kv_heads = 0, dim = 0;
   std::int64_t slots = 0;
   std::ptrdiff_t token_stride = 0;
+  std::int32_t value_dim = 0;
+  std::ptrdiff_t value_token_stride = 0;
 
   PUREKV_INLINE extent& at(std::int32_t sequence, std::int32_t head) const {
     return extents[sequence * kv_heads + head];
@@ -99,8 +124,13 @@ template <class T> struct ragged_cache {
   }
   PUREKV_INLINE token_run<T> run(std::int32_t sequence, std::int32_t head, std::int32_t token) const {
     std::int64_t const first = slot(sequence, head, token);
-    return {keys + first * token_stride, values + first * token_stride, positions + first, token_stride,
-            capacity(sequence, head) - token};
+    std::ptrdiff_t const value_stride = value_dim == 0 ? token_stride : value_token_stride;
+    return {keys + first * token_stride,
+            values + first * value_stride,
+            positions + first,
+            token_stride,
+            capacity(sequence, head) - token,
+            value_stride};
   }
 
   PUREKV_INLINE status check() const;
@@ -119,7 +149,7 @@ PUREKV_INLINE contiguous_cache<T> head_major_cache(T* keys, T* values, std::int3
 template <class T> PUREKV_INLINE contiguous_cache<T> one_sequence(contiguous_cache<T> cache, std::int32_t sequence) {
   std::int64_t const first = cache.slot(sequence, 0, 0);
   cache.keys += sequence * cache.sequence_stride;
-  cache.values += sequence * cache.sequence_stride;
+  cache.values += sequence * (cache.value_dim == 0 ? cache.sequence_stride : cache.value_sequence_stride);
   cache.positions += first;
   cache.lengths += sequence * cache.kv_heads;
   cache.sequences = 1;
@@ -133,8 +163,9 @@ template <class T> PUREKV_INLINE ragged_cache<T> one_sequence(ragged_cache<T> ca
 }
 
 template <class T> PUREKV_INLINE status contiguous_cache<T>::check() const {
-  if (sequences <= 0 || kv_heads <= 0 || dim <= 0 || tokens < 0)
-    return {errc::bad_shape, "contiguous_cache: sequences, kv_heads and dim must be positive, tokens not negative"};
+  if (sequences <= 0 || kv_heads <= 0 || dim <= 0 || tokens < 0 || value_dim < 0)
+    return {errc::bad_shape,
+            "contiguous_cache: sequences, kv_heads and dim must be positive, tokens and value_dim not negative"};
   if (tokens > 0 && (keys == nullptr || values == nullptr || positions == nullptr))
     return {errc::null_data, "contiguous_cache: keys, values or positions is null"};
   if (lengths == nullptr) return {errc::null_data, "contiguous_cache: lengths is null"};
@@ -142,49 +173,62 @@ template <class T> PUREKV_INLINE status contiguous_cache<T>::check() const {
   std::int64_t bytes = 0;
   if (rows > INT32_MAX || __builtin_mul_overflow(rows * std::int64_t{sizeof(std::int32_t)}, tokens, &bytes))
     return {errc::bad_shape, "contiguous_cache: sizes overflow 64 bits, or more than 2^31 - 1 heads in all"};
-  if (tokens > 0) {
-    // Sequences, heads and tokens may nest in any order; each must step over all that lies within the next smaller.
-    struct axis {
-      std::int32_t count;
-      std::ptrdiff_t stride;
-    } axes[3] = {{tokens, token_stride}, {kv_heads, head_stride}, {sequences, sequence_stride}};
-    for (int n = 0; n < 3; ++n) {
-      int const i = n % 2;
-      if (axes[i].stride > axes[i + 1].stride) {
-        axis const larger = axes[i];
-        axes[i] = axes[i + 1];
-        axes[i + 1] = larger;
-      }
-    }
-    std::int64_t span = dim;
-    for (axis const& a : axes) {
-      if (a.count == 1) continue;
-      if (a.stride < span) return {errc::bad_shape, "contiguous_cache: strides overlap"};
-      std::int64_t steps = 0;
-      if (__builtin_mul_overflow(std::int64_t{a.count - 1}, std::int64_t{a.stride}, &steps) ||
-          __builtin_add_overflow(span, steps, &span))
-        return {errc::bad_shape, "contiguous_cache: sizes overflow 64 bits"};
-    }
-    if (__builtin_mul_overflow(span, std::int64_t{sizeof(T)}, &bytes))
-      return {errc::bad_shape, "contiguous_cache: sizes overflow 64 bits"};
-  }
+  if (status const s = check_strides(dim, sequence_stride, head_stride, token_stride); !s.ok()) return s;
+  if (value_dim > 0)
+    if (status const s = check_strides(value_dim, value_sequence_stride, value_head_stride, value_token_stride);
+        !s.ok())
+      return s;
   for (std::int64_t i = 0; i < rows; ++i)
     if (lengths[i] < 0 || lengths[i] > tokens)
       return {errc::bad_shape, "contiguous_cache: a length is negative or larger than the capacity"};
   return {};
 }
 
+template <class T>
+PUREKV_INLINE status contiguous_cache<T>::check_strides(std::int32_t width, std::ptrdiff_t of_sequences,
+                                                        std::ptrdiff_t of_heads, std::ptrdiff_t of_tokens) const {
+  if (tokens == 0) return {};
+  // Sequences, heads and tokens may nest in any order; each must step over all that lies within the next smaller.
+  struct axis {
+    std::int32_t count;
+    std::ptrdiff_t stride;
+  } axes[3] = {{tokens, of_tokens}, {kv_heads, of_heads}, {sequences, of_sequences}};
+  for (int n = 0; n < 3; ++n) {
+    int const i = n % 2;
+    if (axes[i].stride > axes[i + 1].stride) {
+      axis const larger = axes[i];
+      axes[i] = axes[i + 1];
+      axes[i + 1] = larger;
+    }
+  }
+  std::int64_t span = width, bytes = 0;
+  for (axis const& a : axes) {
+    if (a.count == 1) continue;
+    if (a.stride < span) return {errc::bad_shape, "contiguous_cache: strides overlap"};
+    std::int64_t steps = 0;
+    if (__builtin_mul_overflow(std::int64_t{a.count - 1}, std::int64_t{a.stride}, &steps) ||
+        __builtin_add_overflow(span, steps, &span))
+      return {errc::bad_shape, "contiguous_cache: sizes overflow 64 bits"};
+  }
+  if (__builtin_mul_overflow(span, std::int64_t{sizeof(T)}, &bytes))
+    return {errc::bad_shape, "contiguous_cache: sizes overflow 64 bits"};
+  return {};
+}
+
 template <class T> PUREKV_INLINE status ragged_cache<T>::check() const {
-  if (sequences <= 0 || kv_heads <= 0 || dim <= 0 || slots < 0)
-    return {errc::bad_shape, "ragged_cache: sequences, kv_heads and dim must be positive, slots not negative"};
+  if (sequences <= 0 || kv_heads <= 0 || dim <= 0 || slots < 0 || value_dim < 0)
+    return {errc::bad_shape,
+            "ragged_cache: sequences, kv_heads and dim must be positive, slots and value_dim not negative"};
   if (slots > 0 && (keys == nullptr || values == nullptr || positions == nullptr))
     return {errc::null_data, "ragged_cache: keys, values or positions is null"};
   if (extents == nullptr) return {errc::null_data, "ragged_cache: extents is null"};
   std::int64_t const rows = std::int64_t{sequences} * kv_heads;
-  if (slots > 1 && token_stride < dim) return {errc::bad_shape, "ragged_cache: strides overlap"};
+  if (slots > 1 && (token_stride < dim || (value_dim > 0 && value_token_stride < value_dim)))
+    return {errc::bad_shape, "ragged_cache: strides overlap"};
+  std::ptrdiff_t const widest = value_dim > 0 && value_token_stride > token_stride ? value_token_stride : token_stride;
   std::int64_t bytes = 0;
   if (rows > INT32_MAX || __builtin_mul_overflow(slots, std::int64_t{sizeof(std::int32_t)}, &bytes) ||
-      (slots > 1 && (__builtin_mul_overflow(slots, std::int64_t{token_stride}, &bytes) ||
+      (slots > 1 && (__builtin_mul_overflow(slots, std::int64_t{widest}, &bytes) ||
                      __builtin_mul_overflow(bytes, std::int64_t{sizeof(T)}, &bytes))))
     return {errc::bad_shape, "ragged_cache: sizes overflow 64 bits, or more than 2^31 - 1 heads in all"};
   std::int64_t end = 0;

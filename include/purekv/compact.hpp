@@ -49,10 +49,11 @@ struct cache_span {
       for (std::int32_t h = 0; h < cache.kv_heads; ++h)
         for (std::int32_t t = 0; t < cache.capacity(s, h);) {
           auto const run = cache.run(s, h, t);
-          std::int64_t const bytes =
-              ((run.tokens - 1) * run.stride + cache.dim) * std::int64_t{sizeof(typename C::element)};
-          keys.cover(run.keys, bytes);
-          values.cover(run.values, bytes);
+          auto const bytes = [&](std::ptrdiff_t stride, std::int32_t dim) {
+            return ((run.tokens - 1) * stride + dim) * std::int64_t{sizeof(typename C::element)};
+          };
+          keys.cover(run.keys, bytes(run.stride, cache.dim));
+          values.cover(run.values, bytes(run.value_stride, value_dim_of(cache)));
           positions.cover(run.positions, run.tokens * std::int64_t{sizeof(std::int32_t)});
           t += run.tokens;
         }
@@ -62,6 +63,14 @@ struct cache_span {
            values.overlaps(other.values) || positions.overlaps(other.positions);
   }
 };
+
+/// Whether the values of a head are part of its key rows and so move with them.
+template <Cache C> bool values_in_keys(C const& cache, std::int32_t sequence, std::int32_t head) {
+  auto const run = cache.run(sequence, head, 0);
+  auto const key = reinterpret_cast<std::uintptr_t>(run.keys), value = reinterpret_cast<std::uintptr_t>(run.values);
+  auto const bytes = [](std::int32_t dim) { return static_cast<std::uintptr_t>(dim) * sizeof(typename C::element); };
+  return run.stride == run.value_stride && value >= key && value + bytes(value_dim_of(cache)) <= key + bytes(cache.dim);
+}
 
 template <Cache C, Cache D> bool share_lengths(C const& a, D const& b) {
   if constexpr (requires { a.lengths == b.lengths; }) return a.lengths == b.lengths;
@@ -73,8 +82,8 @@ template <Cache C, Cache D> status check_compact(selection const& kept, C const&
   if (status const s = source.check(); !s.ok()) return s;
   if (status const s = destination.check(); !s.ok()) return s;
   if (source.sequences != destination.sequences || source.kv_heads != destination.kv_heads ||
-      source.dim != destination.dim)
-    return {errc::mismatch, "compact: source and destination differ in sequences, kv_heads or dim"};
+      source.dim != destination.dim || value_dim_of(source) != value_dim_of(destination))
+    return {errc::mismatch, "compact: source and destination differ in sequences, kv_heads, dim or value_dim"};
   if (status const s = check_selection(kept, source); !s.ok()) return s;
   for (std::int32_t s = 0; s < source.sequences; ++s)
     for (std::int32_t h = 0; h < source.kv_heads; ++h)
@@ -105,7 +114,7 @@ status compact(cpu exec, selection const& kept, C const& cache, token_track cons
   exec.sync();
 
   // Within a head one row may land where another was, so a head is one task for each thing that moves.
-  std::int64_t const row_bytes = std::int64_t{cache.dim} * std::int64_t{sizeof(typename C::element)};
+  constexpr std::int64_t element_bytes = sizeof(typename C::element);
   std::int64_t task = 0;
   auto const mine = [&] { return task++ % exec.size() == exec.rank(); };
   for (std::int32_t s = 0; s < cache.sequences; ++s)
@@ -114,8 +123,9 @@ status compact(cpu exec, selection const& kept, C const& cache, token_track cons
       std::int32_t const* const tokens = kept.tokens(row);
       std::int32_t const count = kept.count(row);
       auto const move = [&](std::int64_t bytes, auto const& at) { detail::move_rows(tokens, count, bytes, at); };
-      if (mine()) move(row_bytes, [&](std::int32_t t) { return cache.run(s, h, t).keys; });
-      if (mine()) move(row_bytes, [&](std::int32_t t) { return cache.run(s, h, t).values; });
+      if (mine()) move(cache.dim * element_bytes, [&](std::int32_t t) { return cache.run(s, h, t).keys; });
+      if (mine() && !(count > 0 && detail::values_in_keys(cache, s, h)))
+        move(value_dim_of(cache) * element_bytes, [&](std::int32_t t) { return cache.run(s, h, t).values; });
       if (mine()) detail::move_numbers(tokens, count, [&](std::int32_t t) { return cache.run(s, h, t).positions; });
       for (int i = 0; i < track_count; ++i)
         if (mine())

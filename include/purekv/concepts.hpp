@@ -18,7 +18,10 @@ template <class P>
 concept Policy = std::is_trivially_copyable_v<P> && std::copy_constructible<P>;
 
 /// Which (query, key) pairs are computed: visible(head, q, k) for a query head and two positions. The library adds
-/// causality (k <= q); a pattern only ever hides more. Optional members, found by `requires`:
+/// causality (k <= q) unless the pattern names another bound; apart from that a pattern only ever hides more. Optional
+/// members, found by `requires`:
+///   last_visible(q)              the last position that a query at q may see, in place of q: not before q, and not
+///                                descending from query to query
 ///   runs(q_first, q_last, emit)  calls emit(k_first, k_last, full) for ascending, disjoint ranges of key positions
 ///   that
 ///                                hold every key some query in [q_first, q_last] sees; full: all of them see all of it
@@ -49,6 +52,7 @@ template <Cache C> struct layer_input {
   PUREKV_INLINE std::int32_t kv_heads() const { return cache.kv_heads; }
   PUREKV_INLINE std::int32_t group() const { return heads / cache.kv_heads; }
   PUREKV_INLINE std::int32_t dim() const { return cache.dim; }
+  PUREKV_INLINE std::int32_t value_dim() const { return value_dim_of(cache); }
   PUREKV_INLINE std::int32_t tokens(std::int32_t kv_head) const { return cache.length(sequence, kv_head); }
   PUREKV_INLINE element const* key(std::int32_t kv_head, std::int32_t token) const {
     return cache.run(sequence, kv_head, token).keys;

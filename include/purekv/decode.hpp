@@ -12,7 +12,7 @@ namespace detail {
 /// What decoding leaves of each chunk until all are known: for every row of the sequence the unscaled result, its
 /// largest logit and the sum of exp2(logit - largest), and for the mass tap the logits.
 struct decode_part {
-  float* out;  // [rows, padded]
+  float* out;  // [rows, value_padded]
   float* top;  // [rows]
   float* sum;  // [rows]
   float* logits;
@@ -22,7 +22,10 @@ template <class TQ, Cache C> struct decode_shape {
   query_view<TQ> const& q;
   C const& cache;
   std::int32_t group = q.rows.heads / cache.kv_heads;
-  std::int64_t padded = (std::int64_t{q.rows.dim} + lanes - 1) / lanes * lanes;
+  std::int32_t dim = q.rows.dim, value_dim = value_dim_of(cache);
+  std::int64_t padded = whole_registers(dim), value_padded = whole_registers(value_dim);
+
+  static std::int64_t whole_registers(std::int32_t n) { return (std::int64_t{n} + lanes - 1) / lanes * lanes; }
 
   std::int64_t rows(std::int32_t s) const { return std::int64_t{q.count(s)} * group; }
   std::int64_t chunks(std::int32_t s, std::int32_t h) const {
@@ -87,7 +90,7 @@ template <class T> struct decode_memory {
     decode_shape<TQ, C> const shape{q, cache};
     decode_memory m{task_queue(memory), {}, nullptr, nullptr, nullptr, nullptr, nullptr};
     for (std::int32_t r = 0; r < exec.size(); ++r) {
-      decode_scratch<T> const scratch = decode_scratch<T>::take(memory, shape.padded);
+      decode_scratch<T> const scratch = decode_scratch<T>::take(memory, shape.padded, shape.value_padded);
       if (r == exec.rank()) m.scratch = scratch;
     }
     std::int64_t rows = 0, logits = 0;
@@ -101,7 +104,7 @@ template <class T> struct decode_memory {
                  __builtin_add_overflow(logits, product, &logits);
     }
     std::int64_t out = 0;
-    overflow = overflow || __builtin_mul_overflow(rows, shape.padded, &out);
+    overflow = overflow || __builtin_mul_overflow(rows, shape.value_padded, &out);
     m.out = memory.take<float>(overflow ? -1 : out);
     m.top = memory.take<float>(rows);
     m.sum = memory.take<float>(rows);
@@ -117,7 +120,7 @@ template <class T> struct decode_memory {
     std::int64_t const row = at.rows_before + (task - at.begin) * at.shape.rows(at.sequence);
     float* const kept =
         logits == nullptr ? nullptr : logits + at.logits_before + (task - at.begin) * at.shape.logits(at.sequence);
-    return {out + row * at.shape.padded, top + row, sum + row, kept};
+    return {out + row * at.shape.value_padded, top + row, sum + row, kept};
   }
 };
 
@@ -157,34 +160,34 @@ template <Pattern P, class TQ, Cache C> struct decode_task {
         continue;
       }
       float* const logits = part.logits == nullptr ? scratch.logits : part.logits + logits_begin(set);
-      attend_rows(rows, found, logits, part.out + row * shape.padded, part.top + row, part.sum + row);
+      attend_rows(rows, found, logits, part.out + row * shape.value_padded, part.top + row, part.sum + row);
     }
   }
 
   void attend_rows(decode_row_list const& rows, chunk_keys<element> const& found, float* logits, float* out, float* top,
                    float* sum) const {
     pack(rows);
-    std::int32_t const dim = shape.q.rows.dim;
     dispatch_group<decode_rows>(rows.count, 0, [&]<int Rows>(std::int32_t) {
-      auto const attend = [&]<int Steps>() {
-        chunk_attention<Rows, Steps, element>{found,       dim,    static_cast<std::int32_t>(shape.padded),
-                                              scratch.q,   logits, scratch.weights,
-                                              scratch.out, top,    sum}
-            .run();
-      };
-      if (dim == 128)
-        attend.template operator()<128 / lanes>();
-      else if (dim == 64)
-        attend.template operator()<64 / lanes>();
-      else
-        attend.template operator()<0>();
+      chunk_attention<Rows, element>{found,
+                                     soft_cap(shape.q),
+                                     shape.dim,
+                                     static_cast<std::int32_t>(shape.padded),
+                                     shape.value_dim,
+                                     static_cast<std::int32_t>(shape.value_padded),
+                                     scratch.q,
+                                     logits,
+                                     scratch.weights,
+                                     scratch.out,
+                                     top,
+                                     sum}
+          .run();
     });
-    for (std::int64_t i = 0; i < rows.count * shape.padded; i += lanes) store(out + i, load(scratch.out + i));
+    for (std::int64_t i = 0; i < rows.count * shape.value_padded; i += lanes) store(out + i, load(scratch.out + i));
   }
 
   void pack(decode_row_list const& rows) const {
     vec const scale = splat(logit_scale(shape.q));
-    std::int32_t const dim = shape.q.rows.dim, whole = dim / lanes * lanes;
+    std::int32_t const dim = shape.dim, whole = dim / lanes * lanes;
     for (std::int32_t r = 0; r < rows.count; ++r) {
       TQ const* const from = shape.q.rows.row(rows.head[r], rows.token[r]);
       float* const to = scratch.q + r * shape.padded;
@@ -230,18 +233,18 @@ template <Pattern P, class TQ, Cache C> struct decode_task {
   }
 };
 
-/// One row of the result from what its chunks left, in order.
+/// One row of the result from what its chunks left, in order, and the logit of its head's sink; returns its lse.
 template <class TO>
 float merge_chunks(decode_part const& first, std::int64_t chunks, std::int64_t rows_per_chunk, std::int64_t row,
-                   std::int64_t padded, std::int32_t dim, TO* out) {
-  float top = hidden_logit;
+                   float sink, std::int64_t padded, std::int32_t dim, TO* out) {
+  float top = sink;
   for (std::int64_t c = 0; c < chunks; ++c) {
     float const t = first.top[c * rows_per_chunk + row];
     top = t > top ? t : top;
   }
   // Weights are formed again for each block of dims, so that any number of chunks needs no memory.
   constexpr std::int32_t block = 16;
-  float sum = 0;
+  float sum = sink == hidden_logit ? 0 : __builtin_exp2f(sink - top);
   for (std::int64_t c = 0; c < chunks; ++c) {
     float const t = first.top[c * rows_per_chunk + row];
     if (t != hidden_logit) sum += __builtin_exp2f(t - top) * first.sum[c * rows_per_chunk + row];
@@ -279,8 +282,8 @@ std::size_t decode_workspace(cpu exec, P const&, query_view<TQ> const& q, C cons
 /// out[head, query] = sum over visible keys of exp2(logit - lse) * value, as `attend` computes it, made for one or few
 /// queries per sequence and long caches: each key and value is read once for all heads of its group and all queries,
 /// and the work is cut along the keys (flash-decoding) into chunks of a fixed size.
-/// q : [heads, queries, dim], out : [heads, queries, dim]; taps: see attend_taps. The cache already holds the queries'
-/// own keys. Bit-equal for any number of ranks. On error nothing is written.
+/// q : [heads, queries, dim], out : [heads, queries, value dim]; taps: see attend_taps. The cache already holds the
+/// queries' own keys. Bit-equal for any number of ranks. On error nothing is written.
 template <Pattern P, class TQ, Cache C, class TO>
 status decode(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cache, rows_view<TO> const& out,
               attend_taps const& taps, workspace const& work) {
@@ -316,8 +319,9 @@ status decode(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cach
       if (row % exec.size() != exec.rank()) continue;
       std::int32_t const head = h * shape.group + static_cast<std::int32_t>(r % shape.group);
       std::int32_t const token = q.begin(s) + static_cast<std::int32_t>(r / shape.group);
-      float const merged = detail::merge_chunks(first, shape.chunks(s, h), shape.rows(s), r, shape.padded, q.rows.dim,
-                                                out.row(head, token));
+      float const merged =
+          detail::merge_chunks(first, shape.chunks(s, h), shape.rows(s), r, detail::sink_logit(q, head),
+                               shape.value_padded, shape.value_dim, out.row(head, token));
       if (lse != nullptr) lse[head * lse_stride + token] = merged;
     }
   }

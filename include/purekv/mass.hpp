@@ -81,7 +81,7 @@ std::size_t mass_workspace(cpu exec, P const& pattern, query_view<TQ> const& q, 
 /// out[row, token] = sum of exp2(logit(query, token) - lse[query]) over the queries in `queries` that see the token:
 /// the attention probability it got from them. Row: a query head, or a KV head with the sum over its group. Logits are
 /// scale * log2(e) * q . k, clamped to the range of float; NaN logits count for nothing, and so do queries whose lse is
-/// -inf. Summed over its tokens, a head's mass is its number of queries.
+/// -inf. Summed over its tokens, a head's mass is its number of queries, less what its sink takes.
 /// lse : [heads, queries], base 2, as `attend` gives it for these arguments; rows `lse_stride` floats apart.
 /// out : [sequences, heads or kv_heads, tokens]; every token of every head is written, nothing else is.
 /// Bit-equal for any number of ranks. On error `out` is untouched.

@@ -89,7 +89,7 @@ status check_merge(partial<T> const* parts, int count, rows_view<T> const& out, 
 }  // namespace detail
 
 /// lse = log2(sum_p exp2(lse_p)), out = sum_p exp2(lse_p - lse) * out_p: attention over disjoint sets of keys becomes
-/// attention over all of them.
+/// attention over all of them. A sink belongs to one part only.
 /// A part with lse = -inf counts for nothing, nor does one with NaN; where all are such, out = 0 and lse = -inf. An lse
 /// of +inf counts as FLT_MAX.
 /// parts : [count]; lse : [heads, tokens] or null. out and lse may be those of a part, else they overlap none.

@@ -34,7 +34,8 @@ PUREKV_INLINE constexpr query_range last(std::int32_t count) { return {0, count,
 
 /// What an attention call gives out beside its result; null data: not wanted.
 /// lse  : [heads, tokens of the packed batch], base 2: log2 of the sum of exp2(logit), logits in the domain of exp2
-///        (scale * log2(e) * q . k); -inf for a row that sees nothing. Rows `lse_stride` floats apart.
+///        (scale * log2(e) * q . k), the sink's among them; -inf for a row that sees nothing and has no sink. Rows
+///        `lse_stride` floats apart.
 /// mass : [sequences, heads or kv_heads, tokens], the attention probability that each cached token got from the queries
 ///        in `mass_queries`.
 struct attend_taps {
@@ -45,7 +46,7 @@ struct attend_taps {
   score_rows mass_rows = score_rows::kv_heads;
 };
 
-/// The own key and value of each query: [kv_heads, queries, dim].
+/// The own key and value of each query: [kv_heads, queries, dim], [kv_heads, queries, value dim].
 template <class T> struct self_view { rows_view<T const> keys, values; };
 
 }  // namespace purekv::inline v0_1

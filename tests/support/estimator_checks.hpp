@@ -17,6 +17,9 @@ struct layer_case {
   int kv_heads = 2, group = 1, dim = 64;
   std::vector<int> lengths;  // per KV head
   bool same_tokens = false;  // all KV heads hold the same positions (and so lengths)
+  int value_dim = 0;
+
+  int value_width() const { return value_dim != 0 ? value_dim : dim; }
 };
 
 /// Shapes that every estimator must get right. same_tokens: only those whose heads hold the same tokens.
@@ -24,7 +27,12 @@ inline std::vector<layer_case> layer_cases(random& r, bool same_tokens) {
   std::vector<layer_case> cases;
   for (int group : {1, 4, 7, 8})
     for (int tokens : {0, 1, 2, 33, 200}) {
-      layer_case c{r.between(1, 3), group, r.between(0, 1) == 0 ? 64 : r.between(1, 40), {}, same_tokens};
+      layer_case c{r.between(1, 3),
+                   group,
+                   r.between(0, 1) == 0 ? 64 : r.between(1, 40),
+                   {},
+                   same_tokens,
+                   r.between(0, 1) * r.between(1, 70)};
       for (int h = 0; h < c.kv_heads; ++h)
         c.lengths.push_back(same_tokens || tokens == 0 ? tokens : r.between(0, 1) == 0 ? tokens : r.between(0, tokens));
       cases.push_back(c);
@@ -65,7 +73,7 @@ template <class Owned> class layer {
   double value_of(int kv_head, int t, int i) const { return oracle::exact(cache.view.run(1, kv_head, t).values[i]); }
   double value_norm(int kv_head, int t) const {
     double sum = 0;
-    for (int i = 0; i < shape.dim; ++i) sum += value_of(kv_head, t, i) * value_of(kv_head, t, i);
+    for (int i = 0; i < shape.value_width(); ++i) sum += value_of(kv_head, t, i) * value_of(kv_head, t, i);
     return std::sqrt(sum);
   }
 
@@ -93,11 +101,12 @@ template <class Owned> class layer {
   static Owned make(layer_case const& c) {
     int const longest = c.lengths.empty() ? 0 : *std::max_element(c.lengths.begin(), c.lengths.end());
     if constexpr (std::is_same_v<Owned, fixtures::owned_contiguous<element>>) {
-      return Owned(2, c.kv_heads, longest + 2, c.dim, fixtures::order::token_major, 3);
+      return Owned(2, c.kv_heads, longest + 2, c.dim, fixtures::order::token_major, 3, fixtures::beyond::nan,
+                   c.value_dim);
     } else {
       std::vector<std::int32_t> capacities(at(c.kv_heads), 1);
       for (int n : c.lengths) capacities.push_back(n + 1);
-      return Owned(2, c.kv_heads, capacities, c.dim, 3, 2);
+      return Owned(2, c.kv_heads, capacities, c.dim, 3, 2, fixtures::beyond::nan, c.value_dim);
     }
   }
 };

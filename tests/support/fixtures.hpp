@@ -171,9 +171,9 @@ template <class T> struct owned_cache_memory {
   std::vector<T> keys, values;
   std::vector<std::int32_t> positions;
 
-  owned_cache_memory(std::int64_t elements, std::int64_t slots, beyond poison)
-      : keys(size(elements), poison == beyond::nan ? nan_of<T>() : T(3.0f)),
-        values(size(elements), nan_of<T>()),
+  owned_cache_memory(std::int64_t key_elements, std::int64_t value_elements, std::int64_t slots, beyond poison)
+      : keys(size(key_elements), poison == beyond::nan ? nan_of<T>() : T(3.0f)),
+        values(size(value_elements), nan_of<T>()),
         positions(size(slots), 0) {}
   owned_cache_memory(owned_cache_memory&&) = default;
 };
@@ -182,12 +182,21 @@ template <class T> struct owned_contiguous : owned_cache_memory<T> {
   std::vector<std::int32_t> lengths;
   purekv::contiguous_cache<T> view;
 
+  /// value_dim, if not 0: values of another width, in the other order and with other gaps than the keys.
   owned_contiguous(int sequences, int kv_heads, int capacity, int dim, order o = order::head_major, int gap = 0,
-                   beyond poison = beyond::nan)
+                   beyond poison = beyond::nan, int value_dim = 0)
       : owned_cache_memory<T>(elements(strided(sequences, kv_heads, capacity, dim, o, gap)),
+                              elements(strided_values(sequences, kv_heads, capacity, dim, o, gap, value_dim)),
                               std::int64_t{sequences} * kv_heads * capacity, poison),
         lengths(size(sequences * kv_heads), 0),
         view(strided(sequences, kv_heads, capacity, dim, o, gap)) {
+    if (value_dim != 0) {
+      auto const wide = strided_values(sequences, kv_heads, capacity, dim, o, gap, value_dim);
+      view.value_dim = value_dim;
+      view.value_sequence_stride = wide.sequence_stride;
+      view.value_head_stride = wide.head_stride;
+      view.value_token_stride = wide.token_stride;
+    }
     view.keys = this->keys.data();
     view.values = this->values.data();
     view.positions = this->positions.data();
@@ -207,6 +216,12 @@ template <class T> struct owned_contiguous : owned_cache_memory<T> {
     c.sequence_stride = o == order::head_major ? c.head_stride * kv_heads + gap : c.token_stride * capacity + gap;
     return c;
   }
+  static purekv::contiguous_cache<T> strided_values(int sequences, int kv_heads, int capacity, int dim, order o,
+                                                    int gap, int value_dim) {
+    if (value_dim == 0) return strided(sequences, kv_heads, capacity, dim, o, gap);
+    order const other = o == order::head_major ? order::token_major : order::head_major;
+    return strided(sequences, kv_heads, capacity, value_dim, other, gap + 2);
+  }
   static std::int64_t elements(purekv::contiguous_cache<T> const& c) {
     if (c.tokens == 0) return 0;
     return (c.sequences - 1) * c.sequence_stride + (c.kv_heads - 1) * c.head_stride + (c.tokens - 1) * c.token_stride +
@@ -220,8 +235,11 @@ template <class T> struct owned_ragged : owned_cache_memory<T> {
 
   /// capacities : [sequences, kv_heads]; `hole` unused slots lie before each extent.
   owned_ragged(int sequences, int kv_heads, std::vector<std::int32_t> const& capacities, int dim, int gap = 0,
-               int hole = 0, beyond poison = beyond::nan)
-      : owned_cache_memory<T>(elements(slots(capacities, hole), dim, gap), slots(capacities, hole), poison) {
+               int hole = 0, beyond poison = beyond::nan, int value_dim = 0)
+      : owned_cache_memory<T>(elements(slots(capacities, hole), dim, gap),
+                              value_dim == 0 ? elements(slots(capacities, hole), dim, gap)
+                                             : elements(slots(capacities, hole), value_dim, gap + 2),
+                              slots(capacities, hole), poison) {
     std::int64_t begin = 0;
     for (std::int32_t capacity : capacities) {
       begin += hole;
@@ -237,6 +255,10 @@ template <class T> struct owned_ragged : owned_cache_memory<T> {
     view.dim = dim;
     view.slots = begin;
     view.token_stride = dim + gap;
+    if (value_dim != 0) {
+      view.value_dim = value_dim;
+      view.value_token_stride = value_dim + gap + 2;
+    }
   }
 
  private:
@@ -269,10 +291,8 @@ void push(C const& cache, int sequence, int head, std::int32_t position, Key con
   using T = typename C::element;
   int const at = cache.length(sequence, head);
   auto const run = cache.run(sequence, head, at);
-  for (int c = 0; c < cache.dim; ++c) {
-    run.keys[c] = T(key(c));
-    run.values[c] = T(value(c));
-  }
+  for (int c = 0; c < cache.dim; ++c) run.keys[c] = T(key(c));
+  for (int c = 0; c < purekv::value_dim_of(cache); ++c) run.values[c] = T(value(c));
   run.positions[0] = position;
   cache.set_length(sequence, head, at + 1);
 }

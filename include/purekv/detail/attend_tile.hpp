@@ -13,7 +13,7 @@ namespace detail {
 /// What one rank needs to attend with a tile of queries: its rows side by side in blocks of block_lanes.
 struct attend_scratch {
   float* queries;       // [blocks, dim, block_lanes], times scale and log2(e)
-  float* out;           // [blocks, dim, block_lanes], not yet divided by `sum`
+  float* out;           // [blocks, value dim, block_lanes], not yet divided by `sum`
   float* top;           // [blocks, block_lanes] largest logit so far
   float* sum;           // [blocks, block_lanes] of exp2(logit - top)
   std::int32_t* bound;  // [blocks, block_lanes] cached tokens that causality shows
@@ -23,11 +23,11 @@ struct attend_scratch {
   float* rescale;       // [block_lanes]
   key_tile keys;
 
-  static attend_scratch take(carve& memory, std::int64_t rows, std::int32_t dim) {
+  static attend_scratch take(carve& memory, std::int64_t rows, std::int32_t dim, std::int32_t value_dim) {
     std::int64_t const all_lanes = (rows + block_lanes - 1) / block_lanes * block_lanes;
     attend_scratch s;
     s.queries = memory.take<float>(all_lanes * dim);
-    s.out = memory.take<float>(all_lanes * dim);
+    s.out = memory.take<float>(all_lanes * value_dim);
     s.top = memory.take<float>(all_lanes);
     s.sum = memory.take<float>(all_lanes);
     s.bound = memory.take<std::int32_t>(all_lanes);
@@ -35,7 +35,7 @@ struct attend_scratch {
     s.high = memory.take<std::int32_t>(all_lanes);
     s.scores = memory.take<float>(std::int64_t{key_tile::capacity} * block_lanes);
     s.rescale = memory.take<float>(block_lanes);
-    s.keys = key_tile::take(memory, dim);
+    s.keys = key_tile::take(memory, dim, value_dim);
     return s;
   }
 };
@@ -58,17 +58,19 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
   std::int32_t kv_head;
   attend_scratch& scratch;
 
-  std::int32_t dim = q.rows.dim;
+  std::int32_t dim = q.rows.dim, value_dim = value_dim_of(cache);
   std::int32_t group = q.rows.heads / cache.kv_heads;
   std::int32_t rows = tile.count * group;
   std::int32_t blocks = (rows + block_lanes - 1) / block_lanes;
+  soft_cap cap{q};
   float largest_query = 0;
   bool guarded = false;  // an infinite or NaN value has been seen
 
   std::int32_t head(std::int32_t row) const { return kv_head * group + row % group; }
   std::int32_t query(std::int32_t row) const { return tile.first + row / group; }
   std::int32_t lanes_of(std::int32_t block) const { return smaller(block_lanes, rows - block * block_lanes); }
-  std::ptrdiff_t panel(std::int32_t block) const { return std::ptrdiff_t{block} * block_lanes * dim; }
+  float* queries(std::int32_t block) const { return scratch.queries + std::ptrdiff_t{block} * block_lanes * dim; }
+  float* results(std::int32_t block) const { return scratch.out + std::ptrdiff_t{block} * block_lanes * value_dim; }
 
   void run(tile_plan const& plan) {
     pack_queries();
@@ -90,15 +92,15 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
         std::int32_t const r = b * block_lanes + lane;
         return q.rows.row(head(r), query(r));
       };
-      largest_query =
-          larger_magnitude(largest_query, pack_rows(row, lanes_of(b), dim, scale, scratch.queries + panel(b)));
+      largest_query = larger_magnitude(largest_query, pack_rows(row, lanes_of(b), dim, scale, queries(b)));
     }
   }
 
   void find_bounds() {
     std::int32_t seen = 0;
     for (std::int32_t i = 0; i < tile.count; ++i) {
-      seen = tokens_until(cache, tile.sequence, kv_head, q.batch.positions[tile.first + i], seen);
+      seen =
+          tokens_until(cache, tile.sequence, kv_head, last_visible(pattern, q.batch.positions[tile.first + i]), seen);
       for (std::int32_t g = 0; g < group; ++g) scratch.bound[i * group + g] = seen;
     }
     for (std::int32_t r = rows; r < blocks * block_lanes; ++r) {
@@ -113,15 +115,15 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
       scratch.sum[r] = 0;
     }
     if (self == nullptr) {
-      for (std::ptrdiff_t i = 0; i < panel(blocks); ++i) scratch.out[i] = 0;
+      for (float* x = results(0); x < results(blocks); ++x) *x = 0;
       return;
     }
     float const scale = logit_scale(q);
     for (std::int32_t b = 0; b < blocks; ++b) {
       for (std::int32_t r = b * block_lanes; r < b * block_lanes + lanes_of(b); ++r) {
         if (!sees_itself(r)) continue;
-        float const logit =
-            scale * dot(q.rows.row(head(r), query(r)), self->keys.row(kv_head, query(r)), std::int64_t{dim});
+        float logit = scale * dot(q.rows.row(head(r), query(r)), self->keys.row(kv_head, query(r)), std::int64_t{dim});
+        if (cap) logit = cap(logit);
         if (!(logit == logit)) continue;
         scratch.top[r] = logit > largest_logit ? largest_logit : logit < -largest_logit ? -largest_logit : logit;
         scratch.sum[r] = 1;
@@ -130,12 +132,13 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
         std::int32_t const r = b * block_lanes + lane;
         return scratch.sum[r] != 0 ? self->values.row(kv_head, query(r)) : nullptr;
       };
-      guarded = !finite(pack_rows(value, lanes_of(b), dim, 1.0f, scratch.out + panel(b))) || guarded;
+      guarded = !finite(pack_rows(value, lanes_of(b), value_dim, 1.0f, results(b))) || guarded;
     }
   }
 
   bool sees_itself(std::int32_t row) const {
-    std::int32_t const position = q.batch.positions[query(row)], seen = scratch.bound[row];
+    std::int32_t const position = q.batch.positions[query(row)];
+    std::int32_t const seen = tokens_until(cache, tile.sequence, kv_head, position);
     bool const cached = seen > 0 && *cache.run(tile.sequence, kv_head, seen - 1).positions == position;
     return !cached && pattern.visible(head(row), position, position);
   }
@@ -166,8 +169,9 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
   }
   std::uint64_t ask_pattern(std::int32_t query_head, std::int32_t position, key_tile::piece const& piece) const {
     std::int32_t const* const positions = scratch.keys.positions + piece.slot;
+    std::int32_t const furthest = last_visible(pattern, position);
     std::uint64_t seen = 0;
-    for (std::int32_t k = 0; k < piece.count && positions[k] <= position; ++k)
+    for (std::int32_t k = 0; k < piece.count && positions[k] <= furthest; ++k)
       if (pattern.visible(query_head, position, positions[k])) seen |= std::uint64_t{1} << k;
     return seen;
   }
@@ -178,7 +182,8 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
     std::int32_t const first = block * block_lanes, last = first + lanes_of(block) - 1;
     std::int32_t const count = keys.below(scratch.bound[last]);
     if (count == 0) return;
-    multiply_keys(keys.keys, dim, count, scratch.queries + panel(block), dim, scratch.scores);
+    multiply_keys(keys.keys, dim, count, queries(block), dim, scratch.scores);
+    if (cap) cap.apply(scratch.scores, count * block_lanes);
     if (!finite_logits(largest_query, keys.largest_key, dim)) clamp_scores(scratch.scores, count);
     bool const partial = keys.partial != 0;
     if (partial || keys.ordinals[count - 1] >= scratch.bound[first])
@@ -187,21 +192,27 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
           {scratch.bound + first, partial ? scratch.low + first : nullptr, partial ? scratch.high + first : nullptr});
     softmax_step(scratch.scores, count, scratch.top + first, scratch.sum + first, scratch.rescale);
     if (guarded)
-      multiply_values<true>(keys.values, dim, count, scratch.scores, dim, scratch.rescale, scratch.out + panel(block));
+      multiply_values<true>(keys.values, value_dim, count, scratch.scores, value_dim, scratch.rescale, results(block));
     else
-      multiply_values<false>(keys.values, dim, count, scratch.scores, dim, scratch.rescale, scratch.out + panel(block));
+      multiply_values<false>(keys.values, value_dim, count, scratch.scores, value_dim, scratch.rescale, results(block));
   }
 
   void finish(std::int32_t block) {
     std::int32_t const first = block * block_lanes, count = lanes_of(block);
     for (std::int32_t lane = 0; lane < count; ++lane) {
       std::int32_t const row = first + lane;
-      float const sum = scratch.sum[row];
+      float top = scratch.top[row], sum = scratch.sum[row], share = 1;
+      if (float const sink = sink_logit(q, head(row)); sink != hidden_logit) {
+        float const most = sink > top ? sink : top;
+        share = sum > 0 ? __builtin_exp2f(top - most) : 0;
+        sum = share * sum + __builtin_exp2f(sink - most);
+        top = most;
+      }
       if (lse != nullptr)
-        lse[head(row) * lse_stride + query(row)] = sum > 0 ? scratch.top[row] + __builtin_log2f(sum) : hidden_logit;
-      scratch.rescale[lane] = sum > 0 ? 1 / sum : 0;
+        lse[head(row) * lse_stride + query(row)] = sum > 0 ? top + __builtin_log2f(sum) : hidden_logit;
+      scratch.rescale[lane] = sum > 0 ? share / sum : 0;
     }
-    unpack_rows(scratch.out + panel(block), scratch.rescale, count, dim,
+    unpack_rows(results(block), scratch.rescale, count, value_dim,
                 [&](std::int32_t lane) { return out.row(head(first + lane), query(first + lane)); });
   }
 };

@@ -4,6 +4,8 @@
 #include <purekv/cache.hpp>
 #include <purekv/concepts.hpp>
 
+#include <limits>
+
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
 
@@ -55,8 +57,8 @@ inline status check_batch(batch_view const& batch, std::int32_t tokens) {
 template <class TQ, Cache C> status check_shapes(query_view<TQ> const& q, C const& cache) {
   if (q.rows.heads <= 0 || q.rows.dim <= 0 || q.rows.tokens < 0)
     return {errc::bad_shape, "query_view: heads and dim must be positive, tokens not negative"};
-  if (cache.sequences <= 0 || cache.kv_heads <= 0 || cache.dim <= 0)
-    return {errc::bad_shape, "cache: sequences, kv_heads and dim must be positive"};
+  if (cache.sequences <= 0 || cache.kv_heads <= 0 || cache.dim <= 0 || value_dim_of(cache) <= 0)
+    return {errc::bad_shape, "cache: sequences, kv_heads and dims must be positive"};
   if (q.rows.heads % cache.kv_heads != 0)
     return {errc::bad_shape, "query_view: heads is not a multiple of the cache's kv_heads"};
   if (q.rows.dim != cache.dim) return {errc::mismatch, "query_view: dim differs from the cache's"};
@@ -71,13 +73,19 @@ template <class TQ, Cache C> status check_queries(query_view<TQ> const& q, C con
   if (q.rows.tokens > 0 && q.rows.data == nullptr) return {errc::null_data, "query_view: data is null"};
   if (!apart(q.rows)) return {errc::bad_shape, "query_view: strides overlap, or sizes overflow 64 bits"};
   if (!(q.scale - q.scale == 0)) return {errc::bad_shape, "query_view: scale is not finite"};
+  if (q.soft_cap != 0 && !(q.soft_cap >= 0x1p-100f && q.soft_cap <= 0x1p100f))
+    return {errc::bad_shape, "query_view: soft_cap is neither 0 nor between 2^-100 and 2^100"};
+  for (std::int32_t h = 0; h < q.rows.heads && q.sink_logits != nullptr; ++h)
+    if (!(q.sink_logits[h] <= std::numeric_limits<float>::max()))
+      return {errc::bad_shape, "query_view: a sink logit is NaN or inf"};
   return {};
 }
 
-/// Where the results go: [heads, queries, dim].
-template <class TQ, class TO> status check_out(query_view<TQ> const& q, rows_view<TO> const& out) {
-  if (out.heads != q.rows.heads || out.tokens != q.rows.tokens || out.dim != q.rows.dim)
-    return {errc::mismatch, "out: heads, tokens or dim differ from the queries'"};
+/// Where the results go: [heads, queries, value dim].
+template <class TQ, Cache C, class TO>
+status check_out(query_view<TQ> const& q, C const& cache, rows_view<TO> const& out) {
+  if (out.heads != q.rows.heads || out.tokens != q.rows.tokens || out.dim != value_dim_of(cache))
+    return {errc::mismatch, "out: heads or tokens differ from the queries', or dim from that of the values"};
   if (out.tokens > 0 && out.data == nullptr) return {errc::null_data, "out: data is null"};
   if (!apart(out)) return {errc::bad_shape, "out: strides overlap, or sizes overflow 64 bits"};
   return {};

@@ -4,6 +4,7 @@
 #include <purekv/concepts.hpp>
 #include <purekv/detail/carve.hpp>
 #include <purekv/detail/decode_kernel.hpp>
+#include <purekv/detail/pattern.hpp>
 #include <purekv/detail/positions.hpp>
 #include <purekv/detail/softmax.hpp>
 
@@ -26,7 +27,7 @@ PUREKV_INLINE constexpr std::int64_t chunk_logits(std::int32_t rows) {
 /// What one rank decodes with. T: element of the cache.
 template <class T> struct decode_scratch {
   float* q;               // [decode_rows, padded], times scale and log2(e)
-  float* out;             // [decode_rows, padded]
+  float* out;             // [decode_rows, value_padded]
   float* logits;          // [decode_chunk, decode_rows]
   float* weights;         // the same
   std::int32_t* ordinal;  // [decode_chunk] which tokens a pattern shows
@@ -34,10 +35,10 @@ template <class T> struct decode_scratch {
   T const** key_rows;     // [decode_chunk] where they lie
   T const** value_rows;
 
-  static decode_scratch take(carve& memory, std::int64_t padded) {
+  static decode_scratch take(carve& memory, std::int64_t padded, std::int64_t value_padded) {
     decode_scratch s;
     s.q = memory.take<float>(decode_rows * padded);
-    s.out = memory.take<float>(decode_rows * padded);
+    s.out = memory.take<float>(decode_rows * value_padded);
     s.logits = memory.take<float>(chunk_logits(decode_rows));
     s.weights = memory.take<float>(chunk_logits(decode_rows));
     s.ordinal = memory.take<std::int32_t>(decode_chunk);
@@ -105,17 +106,18 @@ chunk_keys<typename C::element> find_keys(P const& pattern, C const& cache, std:
       oldest = smaller(oldest, rows.position[r]);
       newest = larger(newest, rows.position[r]);
     }
-    std::int32_t const begin = position(0), end = position(all - 1);
+    std::int32_t bound[decode_rows];
+    for (std::int32_t r = 0; r < rows.count; ++r) bound[r] = last_visible(pattern, rows.position[r]);
+    std::int32_t const begin = position(0), end = position(all - 1), furthest = last_visible(pattern, newest);
     std::int32_t next = 0;
     auto const take = [&](std::int32_t low, std::int32_t high, bool full) {
       if (high < begin || low > end) return;
       while (next < all && position(next) < low) ++next;
-      for (; next < all && position(next) <= smaller(high, newest); ++next) {
+      for (; next < all && position(next) <= smaller(high, furthest); ++next) {
         std::int32_t const at = position(next);
         std::uint32_t seen = 0;
         for (std::int32_t r = 0; r < rows.count; ++r)
-          seen |= std::uint32_t{at <= rows.position[r] && (full || pattern.visible(rows.head[r], rows.position[r], at))}
-                  << r;
+          seen |= std::uint32_t{at <= bound[r] && (full || pattern.visible(rows.head[r], rows.position[r], at))} << r;
         if (seen == 0) continue;
         hides = hides || seen != every_row;
         scratch.seen[found.count] = seen;
@@ -125,7 +127,7 @@ chunk_keys<typename C::element> find_keys(P const& pattern, C const& cache, std:
     if constexpr (requires { pattern.runs(oldest, newest, take); })
       pattern.runs(oldest, newest, take);
     else
-      take(begin, newest, false);
+      take(begin, furthest, false);
   }
   if (hides) found.seen = scratch.seen;
   if (found.count == 0) return found;
@@ -137,9 +139,8 @@ chunk_keys<typename C::element> find_keys(P const& pattern, C const& cache, std:
   }
   bool const scattered = found.ordinal != nullptr && found.ordinal[found.count - 1] - start + 1 != found.count;
   if (!scattered && run.tokens >= start - first + found.count) {
-    std::ptrdiff_t const offset = (start - first) * run.stride;
-    found.keys = {run.keys + offset, run.stride, nullptr};
-    found.values = {run.values + offset, run.stride, nullptr};
+    found.keys = {run.keys + (start - first) * run.stride, run.stride, nullptr};
+    found.values = {run.values + (start - first) * run.value_stride, run.value_stride, nullptr};
     found.after = run.tokens > all && last < cache.length(sequence, kv_head) ? run.keys + all * run.stride : run.keys;
   } else {
     for (std::int32_t i = 0; i < found.count; ++i) {
@@ -156,12 +157,13 @@ chunk_keys<typename C::element> find_keys(P const& pattern, C const& cache, std:
 
 /// Attention of a few rows over the keys of one chunk: out = sum of exp2(logit - top) * value, and top and sum of the
 /// exponentials for each row. top is -inf for a row that sees nothing of it.
-template <int Rows, int Steps, class T> struct chunk_attention {
+template <int Rows, class T> struct chunk_attention {
   static constexpr std::int32_t group_keys = decode_keys<Rows>;
   static constexpr std::int32_t per_key = logit_stride(Rows);
 
   chunk_keys<T> const& found;
-  std::int32_t dim, padded;
+  soft_cap cap;
+  std::int32_t dim, padded, value_dim, value_padded;
   float const* q;
   float* logits;
   float* weights;
@@ -170,13 +172,16 @@ template <int Rows, int Steps, class T> struct chunk_attention {
   float* sum;
 
   void run() const {
-    if (!multiply_keys()) clamp();
+    bool const finite = multiply_keys();
+    if (cap) cap.apply(logits, found.count * per_key);
+    if (!finite) clamp();
     if (found.seen != nullptr) hide();
     weigh();
     add_values();
   }
 
   std::int64_t row_bytes() const { return dim * std::int64_t{sizeof(T)}; }
+  std::int64_t value_bytes() const { return value_dim * std::int64_t{sizeof(T)}; }
 
   /// False if some logit is infinite or NaN.
   bool multiply_keys() const {
@@ -193,7 +198,7 @@ template <int Rows, int Steps, class T> struct chunk_attention {
       else
         ahead = i + ahead_rows < found.count ? found.keys.at(i + ahead_rows)
                                              : found.values.at(i + ahead_rows - found.count);
-      vec const s = multiply_rows<Rows, Steps>(q, padded, dim, keys, ahead, found.keys.stride);
+      vec const s = multiply_rows<Rows>(q, padded, dim, keys, ahead, found.keys.stride);
       odd = fma(s, vec{}, odd);
       store(logits + i * per_key, s);
     }
@@ -248,20 +253,20 @@ template <int Rows, int Steps, class T> struct chunk_attention {
   }
 
   void add_values() const {
-    for (std::int32_t i = 0; i < Rows * padded; ++i) out[i] = 0;
-    std::int32_t const block = larger(8, static_cast<std::int32_t>(decode_block_bytes / row_bytes()));
+    for (std::int32_t i = 0; i < Rows * value_padded; ++i) out[i] = 0;
+    std::int32_t const block = larger(8, static_cast<std::int32_t>(decode_block_bytes / value_bytes()));
     for (std::int32_t first = 0; first < found.count; first += block) {
       std::int32_t const last = smaller(first + block, found.count);
       T const* ahead = found.values.at(first);
       if (found.values.rows != nullptr)
         for (std::int32_t i = last; i < smaller(last + block, found.count); ++i)
-          prefetch_row(found.values.rows[i], row_bytes());
+          prefetch_row(found.values.rows[i], value_bytes());
       else
         ahead = last < found.count ? found.values.at(last) : found.after;
       add_block(first, last, ahead);
     }
     bool poisoned = false;
-    for (std::int32_t i = 0; i < Rows * padded; i += lanes) {
+    for (std::int32_t i = 0; i < Rows * value_padded; i += lanes) {
       vec const x = load(out + i);
       poisoned = poisoned || any(x != x);
     }
@@ -269,34 +274,29 @@ template <int Rows, int Steps, class T> struct chunk_attention {
   }
 
   void add_block(std::int32_t first, std::int32_t last, T const* ahead) const {
-    constexpr std::int32_t most = decode_vectors<Rows>;
-    constexpr std::int32_t vectors = Steps > 0 && Steps < most ? Steps : most;
     // Rows without gaps are fetched in the order of memory, others in that of the passes over their dims.
-    bool const gapless = found.values.stride == dim;
-    std::int32_t d = 0;
-    std::int32_t const whole = Steps > 0 ? Steps * lanes : dim / lanes * lanes;
-    auto const pass = [&]<int Vectors>() {
-      multiply_weights<Rows, Vectors>(weights, found.values, first, last, d,
-                                      gapless ? ahead + std::ptrdiff_t{d} * (last - first) : ahead + d,
-                                      gapless ? Vectors * lanes : found.values.stride, out, padded);
-      d += Vectors * lanes;
+    bool const gapless = found.values.stride == value_dim;
+    auto const pass = [&]<int Vectors, bool partial>(std::int32_t d) {
+      multiply_weights<Rows, Vectors, partial>(weights, found.values, first, last, d, value_dim - d,
+                                               gapless ? ahead + std::ptrdiff_t{d} * (last - first) : ahead + d,
+                                               gapless ? std::ptrdiff_t{Vectors * lanes} : found.values.stride, out,
+                                               value_padded);
     };
-    while (d + vectors * lanes <= whole) pass.template operator()<vectors>();
-    if constexpr (Steps == 0 || Steps % vectors != 0)
-      while (d < whole) pass.template operator()<1>();
-    if constexpr (Steps == 0)
-      if (d < dim) multiply_weights_tail<Rows>(weights, found.values, first, last, d, dim - d, out, padded);
+    for_each_group<decode_vectors<Rows>>(value_dim / lanes, [&]<int Vectors>(std::int32_t vector) {
+      pass.template operator()<Vectors, false>(vector * lanes);
+    });
+    if (value_dim % lanes != 0) pass.template operator()<1, true>(value_dim / lanes * lanes);
   }
 
   /// The same sums, but a weight of zero takes nothing from its value, even if that is inf or NaN.
   void add_values_guarded() const {
-    for (std::int32_t i = 0; i < Rows * padded; ++i) out[i] = 0;
+    for (std::int32_t i = 0; i < Rows * value_padded; ++i) out[i] = 0;
     for (std::int32_t i = 0; i < found.count; ++i) {
       T const* const row = found.values.at(i);
       for (std::int32_t r = 0; r < Rows; ++r) {
         float const p = weights[i * per_key + r];
         if (p == 0) continue;
-        for (std::int32_t d = 0; d < dim; ++d) out[r * padded + d] += p * static_cast<float>(row[d]);
+        for (std::int32_t d = 0; d < value_dim; ++d) out[r * value_padded + d] += p * static_cast<float>(row[d]);
       }
     }
   }

@@ -13,7 +13,7 @@ struct key_tile {
   static constexpr std::int32_t capacity = 64;  // one bit each in `partial`; keys and values of 128 dims stay in L2
 
   float* keys;              // [capacity, dim]
-  float* values;            // [capacity, dim]
+  float* values;            // [capacity, value dim]
   std::int32_t* ordinals;   // [capacity], ascending
   std::int32_t* positions;  // [capacity]
   std::int32_t count = 0;
@@ -28,10 +28,9 @@ struct key_tile {
   piece pieces[capacity];
   std::int32_t piece_count = 0;
 
-  static key_tile take(carve& memory, std::int32_t dim) {
-    std::int64_t const rows = std::int64_t{capacity} * dim;
-    float* const keys = memory.take<float>(rows);
-    float* const values = memory.take<float>(rows);
+  static key_tile take(carve& memory, std::int32_t dim, std::int32_t value_dim) {
+    float* const keys = memory.take<float>(std::int64_t{capacity} * dim);
+    float* const values = memory.take<float>(std::int64_t{capacity} * value_dim);
     std::int32_t* const ordinals = memory.take<std::int32_t>(capacity);
     key_tile tile{};
     tile.keys = keys;
@@ -87,9 +86,10 @@ template <Cache C> class key_walk {
   template <class Run>
   void add(key_tile& tile, Run const& tokens, std::int32_t ordinal, std::int32_t n, magnitude& keys,
            magnitude& values) const {
-    std::ptrdiff_t const row = std::ptrdiff_t{tile.count} * cache_.dim;
-    widen_rows(tokens.keys, tokens.stride, n, cache_.dim, tile.keys + row, keys);
-    widen_rows(tokens.values, tokens.stride, n, cache_.dim, tile.values + row, values);
+    std::int32_t const dim = cache_.dim, value_dim = value_dim_of(cache_);
+    widen_rows(tokens.keys, tokens.stride, n, dim, tile.keys + std::ptrdiff_t{tile.count} * dim, keys);
+    widen_rows(tokens.values, tokens.value_stride, n, value_dim, tile.values + std::ptrdiff_t{tile.count} * value_dim,
+               values);
     for (std::int32_t i = 0; i < n; ++i) {
       tile.ordinals[tile.count + i] = ordinal + i;
       tile.positions[tile.count + i] = tokens.positions[i];

@@ -29,17 +29,19 @@ template <class At> void move_numbers(std::int32_t const* tokens, std::int32_t c
 template <Cache C, Cache D>
 void copy_rows(C const& source, D const& destination, std::int32_t sequence, std::int32_t head,
                std::int32_t const* tokens, std::int32_t first, std::int32_t last) {
-  std::int64_t const bytes = std::int64_t{source.dim} * std::int64_t{sizeof(typename C::element)};
+  std::int32_t const value_dim = value_dim_of(source);
+  std::int64_t const key_bytes = std::int64_t{source.dim} * std::int64_t{sizeof(typename C::element)};
+  std::int64_t const value_bytes = std::int64_t{value_dim} * std::int64_t{sizeof(typename C::element)};
   for (std::int32_t i = first; i < last; ++i) {
     if (i + prefetch_rows < last) {
       auto const ahead = source.run(sequence, head, tokens[i + prefetch_rows]);
-      prefetch_row(ahead.keys, bytes);
-      prefetch_row(ahead.values, bytes);
+      prefetch_row(ahead.keys, key_bytes);
+      prefetch_row(ahead.values, value_bytes);
     }
     auto const from = source.run(sequence, head, tokens[i]);
     auto const to = destination.run(sequence, head, i);
     convert(from.keys, to.keys, source.dim);
-    convert(from.values, to.values, source.dim);
+    convert(from.values, to.values, value_dim);
     *to.positions = *from.positions;
   }
 }

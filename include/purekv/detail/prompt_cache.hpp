@@ -10,7 +10,7 @@ namespace purekv::inline v0_1::detail {
 template <class T> struct prompt_cache {
   using element = T;
   batch_view batch;
-  std::int32_t kv_heads = 0, dim = 0, tokens = 0;
+  std::int32_t kv_heads = 0, dim = 0, value_dim = 0, tokens = 0;
   std::int32_t sequences = batch.sequences;
 
   PUREKV_INLINE std::int32_t begin(std::int32_t sequence) const {
@@ -27,7 +27,7 @@ template <class T> struct prompt_cache {
   PUREKV_INLINE token_run<T> run(std::int32_t sequence, std::int32_t head, std::int32_t token) const {
     // Workspace queries read positions only; `positions` is not const because caches own theirs.
     std::int32_t* const positions = const_cast<std::int32_t*>(batch.positions) + begin(sequence) + token;
-    return {nullptr, nullptr, positions, dim, length(sequence, head) - token};
+    return {nullptr, nullptr, positions, dim, length(sequence, head) - token, value_dim};
   }
   PUREKV_INLINE status check() const { return {}; }
 };

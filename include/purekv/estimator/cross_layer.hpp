@@ -45,7 +45,7 @@ template <class E, combine How = combine::maximum> struct cross_layer {
   PUREKV_HD void score(G const& team, layer_input<C> const& in, score_out out, float*) const {
     detail::for_each_score<rows>(team, in, [&](std::int32_t, std::int32_t h, std::int32_t t) {
       std::int32_t const at = find(in, in.position(h, t), t);
-      out.row(h)[t] = at < 0 ? 0.0f : in.source[h * in.source_stride + at] * norm(in.value(h, t), in.dim());
+      out.row(h)[t] = at < 0 ? 0.0f : in.source[h * in.source_stride + at] * norm(in.value(h, t), in.value_dim());
     });
     team.sync();
   }
