@@ -21,6 +21,7 @@
 #include <purekv/schedule.hpp>
 #include <purekv/score.hpp>
 #include <purekv/select.hpp>
+#include <purekv/select_model.hpp>
 #include <purekv/selection.hpp>
 #include <purekv/source.hpp>
 #include <purekv/status.hpp>

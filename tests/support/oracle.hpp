@@ -240,6 +240,19 @@ inline column_mass& operator+=(column_mass& sum, column_mass const& other) {
   return sum;
 }
 
+/// Attention mass as the largest probability instead of the sum: as mass_of, one query at a time, from a given lse or,
+/// where it is null, from the head's own.
+inline column_mass maximum_of(head_attention const& a, float const* lse, int first, int last) {
+  Eigen::Index const tokens = a.probability.cols();
+  column_mass most{vector::Zero(tokens), vector::Constant(tokens, 1e-37)};
+  for (int i = first; i < last; ++i) {
+    column_mass const row = lse != nullptr ? mass_of(a, lse, i, i + 1) : mass_of(a, i, i + 1);
+    most.value = most.value.cwiseMax(row.value);
+    most.bound = most.bound.cwiseMax(row.bound);
+  }
+  return most;
+}
+
 /// One output row of attention over disjoint sets of keys:
 /// lse = log2(sum_p exp2(lse_p)), out = sum_p exp2(lse_p - lse) * out_p. Parts with lse = -inf count for nothing.
 struct merged_row {
