@@ -18,6 +18,7 @@
 #include <purekv/pipeline.hpp>
 #include <purekv/plan.hpp>
 #include <purekv/primitive.hpp>
+#include <purekv/reconstruct.hpp>
 #include <purekv/schedule.hpp>
 #include <purekv/score.hpp>
 #include <purekv/select.hpp>
@@ -25,6 +26,7 @@
 #include <purekv/selection.hpp>
 #include <purekv/source.hpp>
 #include <purekv/status.hpp>
+#include <purekv/take_back.hpp>
 #include <purekv/taps.hpp>
 #include <purekv/team.hpp>
 #include <purekv/tile_plan.hpp>

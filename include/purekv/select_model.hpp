@@ -32,19 +32,18 @@ struct select_model_memory {
   std::uint32_t* keys;     // a key for every token
   std::uint32_t* scratch;  // the same number
 
-  template <Cache C>
-  static select_model_memory take(carve& memory, scored_layer<C> const* model, std::int32_t layers) {
-    std::int64_t const rows = std::int64_t{model->cache.sequences} * model->cache.kv_heads * layers;
-    std::int64_t tokens = 0;
-    for (std::int32_t l = 0; l < layers; ++l)
-      for (std::int32_t s = 0; s < model->cache.sequences; ++s)
-        for (std::int32_t h = 0; h < model->cache.kv_heads; ++h) tokens += model[l].cache.length(s, h);
+  /// tokens: of all rows.
+  static select_model_memory take(carve& memory, std::int64_t rows, std::int64_t tokens) {
     row_choice* const choices = memory.take<row_choice>(rows);
     std::int64_t* const begin = memory.take<std::int64_t>(rows + 1);
     std::uint32_t* const keys = memory.take<std::uint32_t>(tokens);
     return {choices, begin, keys, memory.take<std::uint32_t>(tokens)};
   }
 };
+
+template <Cache C> std::int64_t rows_of(scored_layer<C> const* model, std::int32_t layers) {
+  return std::int64_t{model->cache.sequences} * model->cache.kv_heads * layers;
+}
 
 /// Shapes that the memory of a call depends on.
 template <Cache C> status check_model(scored_layer<C> const* model, std::int32_t layers) {
@@ -56,7 +55,7 @@ template <Cache C> status check_model(scored_layer<C> const* model, std::int32_t
     if (cache.sequences != model->cache.sequences || cache.kv_heads != model->cache.kv_heads)
       return {errc::mismatch, "select: the layers of the model differ in sequences or kv_heads"};
   }
-  if (std::int64_t{model->cache.sequences} * model->cache.kv_heads * layers > INT32_MAX)
+  if (rows_of(model, layers) > INT32_MAX)
     return {errc::bad_shape, "select: more than 2^31 - 1 heads in all"};
   return {};
 }
@@ -112,7 +111,7 @@ template <class E, class B, class P, Cache C>
 std::size_t select_workspace(cpu, compressor<E, B, P> const&, scored_layer<C> const* model, std::int32_t layers) {
   if (!detail::check_model(model, layers).ok()) return 0;
   detail::carve memory;
-  detail::select_model_memory::take(memory, model, layers);
+  detail::select_model_memory::take(memory, detail::rows_of(model, layers), selection_capacity(model, layers));
   return memory.bytes();
 }
 
@@ -130,7 +129,8 @@ status select(cpu exec, compressor<E, B, P> const& c, scored_layer<C> const* mod
       "select: over a whole model it needs a budget that the layers share: across_model (docs/concepts/budget.md)");
   if (status const s = detail::check_select_model(c, model, layers, out); !s.ok()) return s;
   detail::carve memory{work};
-  detail::select_model_memory const m = detail::select_model_memory::take(memory, model, layers);
+  auto const m =
+      detail::select_model_memory::take(memory, detail::rows_of(model, layers), selection_capacity(model, layers));
   if (!memory.fits()) return {errc::workspace_too_small, "select: workspace smaller than select_workspace()"};
 
   std::int32_t const sequences = model->cache.sequences, kv_heads = model->cache.kv_heads;

@@ -305,9 +305,13 @@ struct sharing_head {
   int keep, floor;
 };
 
+/// Who gets the last place that equal scores compete for.
+enum class tie { lower_position_then_head, earlier_head_then_token };
+
 /// What each head keeps when they share the sum of their keeps: first its pinned tokens and its floor best; what is
-/// left of the sum goes to the best of all heads, ties to the lower position, then to the lower head.
-inline std::vector<std::vector<std::int32_t>> select_shared(std::vector<sharing_head> const& heads) {
+/// left of the sum goes to the best of all heads.
+inline std::vector<std::vector<std::int32_t>> select_shared(std::vector<sharing_head> const& heads,
+                                                            tie rule = tie::lower_position_then_head) {
   struct candidate {
     double score;
     std::int32_t position;
@@ -325,9 +329,10 @@ inline std::vector<std::vector<std::int32_t>> select_shared(std::vector<sharing_
       if (!std::binary_search(kept[h].begin(), kept[h].end(), static_cast<std::int32_t>(t)))
         others.push_back({head.scores[t], head.positions[t], h, static_cast<std::int32_t>(t)});
   }
-  std::stable_sort(others.begin(), others.end(), [](candidate const& a, candidate const& b) {
+  std::stable_sort(others.begin(), others.end(), [&](candidate const& a, candidate const& b) {
     if (ranks_before(a.score, 0, b.score, 0) || ranks_before(b.score, 0, a.score, 0))
       return ranks_before(a.score, 0, b.score, 0);
+    if (rule == tie::earlier_head_then_token) return false;  // the order they are listed in
     return a.position != b.position ? a.position < b.position : a.head < b.head;
   });
   for (std::ptrdiff_t i = 0; i < left && i < static_cast<std::ptrdiff_t>(others.size()); ++i)
