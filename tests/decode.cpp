@@ -101,11 +101,9 @@ TEST_CASE("decode: the mass tap may take the largest probability instead of the 
   attention_input<half, owned_ragged<half>> const in(random, s);
   for (auto rows : {purekv::score_rows::heads, purekv::score_rows::kv_heads})
     for (auto queries : {purekv::query_range{}, purekv::last(4)})
-      check<half>(in, s, purekv::dense{},
-                  {.mass = true,
-                   .mass_queries = queries,
-                   .mass_rows = rows,
-                   .mass_by = purekv::mass_reduction::maximum});
+      check<half>(
+          in, s, purekv::dense{},
+          {.mass = true, .mass_queries = queries, .mass_rows = rows, .mass_by = purekv::mass_reduction::maximum});
 }
 
 TEST_CASE("decode: patterns") {

@@ -44,8 +44,7 @@ template <class Owned> void check(fixtures::generator& random, Owned& cache, std
   auto const refused = [&](std::int32_t const* counts, auto const& where) {
     std::vector<errc> codes;
     for (int ranks : {1, 3})
-      codes.push_back(
-          fixtures::status_on_ranks(ranks, [&](cpu exec) { return take_back(exec, counts, where); }).code);
+      codes.push_back(fixtures::status_on_ranks(ranks, [&](cpu exec) { return take_back(exec, counts, where); }).code);
     CHECK(codes[0] == codes[1]);
     for (int r = 0; r < 4; ++r) CHECK(view.length(r / 2, r % 2) == lengths[size(r)]);
     return codes[0];

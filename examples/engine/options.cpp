@@ -47,6 +47,8 @@ options parse_options(int argc, char** argv, bool with_text) {
   app.add_option("--threads", o.threads, "0: all of this machine")->capture_default_str();
   app.add_option("--new-tokens", o.new_tokens, "length of an answer at most")->capture_default_str();
   app.add_option("--json", o.json, "also write every figure and answer to this file");
+  app.add_flag("--agnostic", o.agnostic,
+               "every preset compresses the document without knowing the question; kvzip always does");
   app.add_flag("--describe", o.describe, "say what each layer does under each preset");
   try {
     app.parse(argc, argv);

@@ -101,7 +101,8 @@ void run_attend(cpu exec, P const& pattern, tile_plan const& plan, query_view<TQ
         .run(plan);
   });
   if (taps.mass.data != nullptr)
-    run_mass(exec, pattern, plan, q, cache, lse, lse_stride, taps.mass_queries, taps.mass_rows, taps.mass_by, taps.mass, memory.mass);
+    run_mass(exec, pattern, plan, q, cache, lse, lse_stride, taps.mass_queries, taps.mass_rows, taps.mass_by, taps.mass,
+             memory.mass);
 }
 
 template <Pattern P, class TQ, Cache C, class TO>

@@ -27,8 +27,8 @@ struct mass_memory {
 /// The checked part: tasks are blocks of keys, so that no two write the same number.
 template <Pattern P, class TQ, Cache C>
 void run_mass(cpu exec, P const& pattern, tile_plan const& plan, query_view<TQ> const& q, C const& cache,
-              float const* lse, std::ptrdiff_t lse_stride, query_range const& range, score_rows rows,
-              mass_reduction by, score_view const& out, mass_memory const& memory) {
+              float const* lse, std::ptrdiff_t lse_stride, query_range const& range, score_rows rows, mass_reduction by,
+              score_view const& out, mass_memory const& memory) {
   std::int32_t longest = 0;
   for (std::int32_t s = 0; s < cache.sequences; ++s)
     for (std::int32_t h = 0; h < cache.kv_heads; ++h) longest = larger(longest, cache.length(s, h));
@@ -41,20 +41,8 @@ void run_mass(cpu exec, P const& pattern, tile_plan const& plan, query_view<TQ> 
     std::int64_t const first = task / heads * mass_keys;
     if (first >= length) return;
     std::int32_t const from = static_cast<std::int32_t>(first);
-    mass_block<P, TQ, C>{pattern,
-                         q,
-                         cache,
-                         plan,
-                         range,
-                         lse,
-                         lse_stride,
-                         rows,
-                         by,
-                         out,
-                         sequence,
-                         kv_head,
-                         from,
-                         from + smaller(mass_keys, length - from),
+    mass_block<P, TQ, C>{pattern,       q,  cache, plan,     range,   lse,  lse_stride,
+                         rows,          by, out,   sequence, kv_head, from, from + smaller(mass_keys, length - from),
                          memory.scratch}
         .run();
   });

@@ -23,8 +23,8 @@ namespace purekv::inline v0_1::inline PUREKV_ISA {
 ///
 /// From then on questions and answers append to `kept` and decode over it, as over any cache; take_back makes room for
 /// the next question, and neither `full` nor the state is needed any more.
-/// score(layer, h, t) = the largest that the estimator says over the chunks. A small host value that owns no memory, run
-/// on the caller's threads like every operation. An error leaves every cache, and what has been scored, as it was.
+/// score(layer, h, t) = the largest that the estimator says over the chunks. A small host value that owns no memory,
+/// run on the caller's threads like every operation. An error leaves every cache, and what has been scored, as it was.
 /// KVzip, arXiv 2505.23416, which normalises a chunk's probabilities over the part of the context that it repeats; here
 /// they are those of attention over all of it.
 template <class Compressor, Pattern P> class reconstructor {
@@ -308,8 +308,7 @@ template <class Compressor, Pattern P> class reconstructor {
     return result;
   }
 
-  template <class TQ, class T>
-  void shorten(cpu exec, query_view<TQ> const& q, contiguous_cache<T> const& full) const {
+  template <class TQ, class T> void shorten(cpu exec, query_view<TQ> const& q, contiguous_cache<T> const& full) const {
     exec.sync();
     if (exec.rank() == 0)
       for (std::int32_t s = 0; s < state_.sequences; ++s)

@@ -55,8 +55,7 @@ template <Cache C> status check_model(scored_layer<C> const* model, std::int32_t
     if (cache.sequences != model->cache.sequences || cache.kv_heads != model->cache.kv_heads)
       return {errc::mismatch, "select: the layers of the model differ in sequences or kv_heads"};
   }
-  if (rows_of(model, layers) > INT32_MAX)
-    return {errc::bad_shape, "select: more than 2^31 - 1 heads in all"};
+  if (rows_of(model, layers) > INT32_MAX) return {errc::bad_shape, "select: more than 2^31 - 1 heads in all"};
   return {};
 }
 
@@ -119,8 +118,8 @@ std::size_t select_workspace(cpu, compressor<E, B, P> const&, scored_layer<C> co
 /// keep = budget.keep(tokens of the head): the best by score, larger first, NaN last, equal scores to the lower layer,
 /// then the lower head, then the lower position. Guaranteed to a head are its pinned tokens and then its best,
 /// max(pinned, floor(keep)) in all; a head that is guaranteed none may keep none.
-/// model : [layers], of equal sequences and kv_heads; lengths may differ. out : rows [layers, sequences, kv_heads]; what
-/// each layer keeps, and how many slots it needs, is known afterwards: layer_of(out, layer, layers).
+/// model : [layers], of equal sequences and kv_heads; lengths may differ. out : rows [layers, sequences, kv_heads];
+/// what each layer keeps, and how many slots it needs, is known afterwards: layer_of(out, layer, layers).
 template <class E, class B, class P, Cache C>
 status select(cpu exec, compressor<E, B, P> const& c, scored_layer<C> const* model, std::int32_t layers,
               selection const& out, workspace work) {

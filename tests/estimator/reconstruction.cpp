@@ -46,25 +46,22 @@ template <class Owned> void check_repetition(test::random& r, int group, int con
   auto const reference = oracle::attend(dense{}, in.queries, in.cache.view);
   fixtures::owned_scores lse(1, s.heads, repeated, 2);
   for (int h = 0; h < s.heads; ++h)
-    for (int i = 0; i < repeated; ++i)
-      lse.view.row(0, h)[i] = static_cast<float>(reference[fixtures::size(h)].lse(i));
+    for (int i = 0; i < repeated; ++i) lse.view.row(0, h)[i] = static_cast<float>(reference[fixtures::size(h)].lse(i));
   for (int h = 0; h < 2; ++h) in.cache.view.set_length(0, h, context);
 
   group_max<reconstruction> const estimator{};
   evidence const seen{dense{}, in.queries, lse.view.data, lse.view.row_stride};
   fixtures::owned_scores out(1, 2, context, 3);
   fixtures::owned_workspace work(score_workspace(cpu{0, 3, nullptr, nullptr}, estimator, seen, in.cache.view));
-  status const done = fixtures::status_on_ranks(3, [&](cpu exec) {
-    return score(exec, estimator, seen, in.cache.view, source_view{}, out.view, work.view());
-  });
+  status const done = fixtures::status_on_ranks(
+      3, [&](cpu exec) { return score(exec, estimator, seen, in.cache.view, source_view{}, out.view, work.view()); });
   REQUIRE_MESSAGE(done.ok(), done.message);
   CHECK(out.rest_untouched([&](int, int) { return context; }));
   for (int h = 0; h < 2; ++h)
     for (int t = 0; t < context; ++t) {
       double most = 0;
       for (int g = h * group; g < (h + 1) * group; ++g)
-        for (int i = 0; i < repeated; ++i)
-          most = std::max(most, reference[fixtures::size(g)].probability(i, t));
+        for (int i = 0; i < repeated; ++i) most = std::max(most, reference[fixtures::size(g)].probability(i, t));
       CHECK(out.view.row(0, h)[t] == doctest::Approx(most).epsilon(1e-4));
     }
 }

@@ -9,13 +9,13 @@ namespace purekv::inline v0_1::detail {
 /// of it beforehand.
 template <Cache C> struct appended_cache : C {
   batch_view batch;
-  std::int32_t tokens = 0;  // of the batch
+  std::int32_t added = 0;  // tokens of the batch
 
   PUREKV_INLINE std::int32_t begin(std::int32_t sequence) const {
     return batch.offset != nullptr ? batch.offset[sequence] : 0;
   }
   PUREKV_INLINE std::int32_t length(std::int32_t sequence, std::int32_t head) const {
-    std::int32_t const end = batch.offset != nullptr ? batch.offset[sequence + 1] : tokens;
+    std::int32_t const end = batch.offset != nullptr ? batch.offset[sequence + 1] : added;
     return C::length(sequence, head) + end - begin(sequence);
   }
   PUREKV_INLINE std::int32_t capacity(std::int32_t sequence, std::int32_t head) const { return length(sequence, head); }
@@ -27,8 +27,8 @@ template <Cache C> struct appended_cache : C {
       return run;
     }
     // Workspace queries read positions only; `positions` is not const because caches own theirs.
-    std::int32_t* const positions = const_cast<std::int32_t*>(batch.positions) + begin(sequence) + token - held;
-    return token_run<typename C::element>{nullptr, nullptr, positions, this->dim, length(sequence, head) - token};
+    std::int32_t* const position = const_cast<std::int32_t*>(batch.positions) + begin(sequence) + token - held;
+    return token_run<typename C::element>{nullptr, nullptr, position, this->dim, length(sequence, head) - token};
   }
 };
 
