@@ -1,5 +1,6 @@
 // examples/engine/demo.cpp: a real language model answers questions about a document from a compressed KV cache.
 // SPDX-License-Identifier: Apache-2.0
+#include "chat.hpp"
 #include "engine.hpp"
 #include "error.hpp"
 #include "needle.hpp"
@@ -68,7 +69,9 @@ int run(int argc, char** argv) {
     data[name] = value;
     if (!o.json.empty()) engine::write_json(o.json, data);
   };
-  if (o.needles > 0)
+  if (o.chat)
+    save("chat", engine::chat(model, words, document, o, std::cin, std::cout));
+  else if (o.needles > 0)
     find_needles(model, words, document, o, [&](nlohmann::json const& value) { save("needles", value); });
   else
     save("table", fill_table(model, words, document, o));

@@ -17,21 +17,24 @@ namespace {
 
 using clock = std::chrono::steady_clock;
 
-void generate(language_model& model, measured_attention& attention, std::vector<float> logits, int position,
-              int new_tokens, answer_reader const& reader, measurement& result) {
+/// Returns how many of the generated tokens were fed back.
+int generate(language_model& model, measured_attention& attention, std::vector<float> logits, int position,
+             int new_tokens, answer_reader const& reader, measurement& result) {
   auto const decoding = clock::now();
-  for (int generated = 0;; ++generated) {
+  int fed = 0;
+  for (;; ++fed) {
     int const token = most_likely(logits);
     if (reader.ends(token)) break;
     result.tokens.push_back(token);
     result.answer += reader.text(token);
-    if (generated + 1 == new_tokens) break;
-    logits = model.decode(token, position + generated, attention);
+    if (fed + 1 == new_tokens) break;
+    logits = model.decode(token, position + fed, attention);
   }
   if (result.tokens.size() > 1)
     result.decoded_per_second =
         static_cast<double>(result.tokens.size() - 1) / seconds(clock::now() - decoding).count();
   result.right = reader.right(result.answer);
+  return fed;
 }
 
 void note_cost(measured_attention const& attention, measurement& result) {
@@ -78,13 +81,13 @@ measurement compress_document(language_model& model, measured_attention& attenti
   return result;
 }
 
-void answer_question(language_model& model, measured_attention& attention, int document_tokens,
-                     std::span<int const> question, int new_tokens, answer_reader const& reader, measurement& result) {
+int answer_question(language_model& model, measured_attention& attention, int document_tokens,
+                    std::span<int const> question, int new_tokens, answer_reader const& reader, measurement& result) {
   auto const start = clock::now();
   std::vector<float> logits = model.extend(question, document_tokens, attention);
   result.asking = clock::now() - start;
-  generate(model, attention, std::move(logits), document_tokens + static_cast<int>(question.size()), new_tokens, reader,
-           result);
+  auto const asked = static_cast<int>(question.size());
+  return asked + generate(model, attention, std::move(logits), document_tokens + asked, new_tokens, reader, result);
 }
 
 measurement answer_document(language_model& model, measured_attention& attention, prompt const& p, int new_tokens,

@@ -45,9 +45,10 @@ measurement answer_prompt(language_model& model, measured_attention& attention, 
 measurement compress_document(language_model& model, measured_attention& attention, prompt const& p, int new_tokens,
                               std::function<void()> const& prefill);
 
-/// Feeds the question to what the cache keeps of the document, and generates greedily.
-void answer_question(language_model& model, measured_attention& attention, int document_tokens,
-                     std::span<int const> question, int new_tokens, answer_reader const& reader, measurement& result);
+/// Feeds the question to what the cache keeps of the document, and generates greedily. Returns how many tokens that
+/// added to the cache: take them back, and the next question finds it as this one did.
+int answer_question(language_model& model, measured_attention& attention, int document_tokens,
+                    std::span<int const> question, int new_tokens, answer_reader const& reader, measurement& result);
 
 /// Both, one after the other.
 measurement answer_document(language_model& model, measured_attention& attention, prompt const& p, int new_tokens,

@@ -56,9 +56,23 @@ prompt hide(needle const& fact, std::span<int const> document, double depth, tok
   return with_requests(std::move(tokens), words.tokens(fact.question()), words);
 }
 
+prompt hide(std::span<needle const> facts, std::span<int const> document, tokenizer const& words) {
+  std::vector<int> tokens;
+  std::size_t from = 0;
+  for (std::size_t i = 0; i < facts.size(); ++i) {
+    std::size_t const to = document.size() * (2 * i + 1) / (2 * facts.size());
+    append(tokens, document.subspan(from, to - from));
+    append(tokens, words.tokens(facts[i].sentence()));
+    from = to;
+  }
+  append(tokens, document.subspan(from));
+  return with_requests(std::move(tokens), {}, words);
+}
+
+std::string question_text(std::string const& question) { return "\n\nQuestion: " + question + "\nAnswer:"; }
+
 prompt ask(std::string const& question, std::span<int const> document, tokenizer const& words) {
-  return with_requests({document.begin(), document.end()}, words.tokens("\n\nQuestion: " + question + "\nAnswer:"),
-                       words);
+  return with_requests({document.begin(), document.end()}, words.tokens(question_text(question)), words);
 }
 
 }  // namespace engine

@@ -25,7 +25,11 @@ struct needle {
 /// document[0, depth), the needle, the rest of the document; the question.
 prompt hide(needle const& fact, std::span<int const> document, double depth, tokenizer const& words);
 
+/// The document with all facts, spread evenly; no question.
+prompt hide(std::span<needle const> facts, std::span<int const> document, tokenizer const& words);
+
 /// The document and a question of the user's own.
+std::string question_text(std::string const& question);
 prompt ask(std::string const& question, std::span<int const> document, tokenizer const& words);
 
 }  // namespace engine
