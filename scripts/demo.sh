@@ -4,6 +4,8 @@
 #   scripts/demo.sh                                  a fact hidden in Debian's manual, one table
 #   scripts/demo.sh --document FILE --ask "..."      your own text and question
 #   scripts/demo.sh --needle 20                      share of hidden facts found, per preset and compression
+#   scripts/demo.sh --needle 20 --agnostic --presets kvzip,snapkv   the same, compressed before the question is known
+#   scripts/demo.sh --chat --presets full,kvzip      compressed once, ten questions asked one after the other
 #   scripts/demo.sh --model FILE                     any GGUF file of the Llama architecture
 #   scripts/demo.sh --help                           all options
 #   scripts/demo.sh --test                           runs the engine's tests instead

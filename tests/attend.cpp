@@ -130,6 +130,7 @@ TEST_CASE("attend: a ragged batch with empty sequences, whole prompts and chunks
     attention_input<float, owned_contiguous<float>> const in(random, s);
     check<float>(in, s, dense, {.mass = true, .mass_rows = rows});
     check<float>(in, s, dense, {.lse = false, .mass = true, .mass_queries = purekv::last(16), .mass_rows = rows});
+    check<float>(in, s, dense, {.mass = true, .mass_rows = rows, .mass_by = purekv::mass_reduction::maximum});
   }
 }
 

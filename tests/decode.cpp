@@ -104,6 +104,22 @@ TEST_CASE("decode: ragged batches and caches, sequences with nothing to ask or n
   }
 }
 
+TEST_CASE("decode: the mass tap may take the largest probability instead of the sum") {
+  SEEDED(random);
+  shape s;
+  s.heads = 14;
+  s.kv_heads = 2;
+  s.span = {300, 0, 1, 1100, 17};
+  s.queries = {1, 0, 1, 9, 17};
+  s.keep_percent = 70;
+  attention_input<half, owned_ragged<half>> const in(random, s);
+  for (auto rows : {purekv::score_rows::heads, purekv::score_rows::kv_heads})
+    for (auto queries : {purekv::query_range{}, purekv::last(4)})
+      check<half>(
+          in, s, purekv::dense{},
+          {.mass = true, .mass_queries = queries, .mass_rows = rows, .mass_by = purekv::mass_reduction::maximum});
+}
+
 TEST_CASE("decode: patterns") {
   SEEDED(random);
   shape s;

@@ -13,6 +13,7 @@
 using namespace fixtures;
 using purekv::bfloat16;
 using purekv::half;
+using purekv::mass_reduction;
 using purekv::query_range;
 using purekv::score_rows;
 
@@ -31,7 +32,7 @@ template <class Input> owned_scores lse_of(Input const& in, std::vector<oracle::
 
 template <class P, class TQ, class Owned>
 void check(attention_input<TQ, Owned> const& in, shape const& s, P const& pattern, query_range const& queries,
-           score_rows rows) {
+           score_rows rows, mass_reduction by = mass_reduction::sum) {
   CAPTURE(s.heads);
   CAPTURE(s.kv_heads);
   CAPTURE(s.dim);
@@ -50,7 +51,7 @@ void check(attention_input<TQ, Owned> const& in, shape const& s, P const& patter
     auto const call = [&](purekv::workspace memory) {
       return status_on_ranks(ranks, [&](purekv::cpu exec) {
         return purekv::mass(exec, pattern, in.queries, in.cache.view, lse.view.data, lse.view.row_stride, queries, rows,
-                            mass.view, memory);
+                            mass.view, memory, by);
       });
     };
     if (work.view().bytes > 0) {
@@ -70,7 +71,7 @@ void check(attention_input<TQ, Owned> const& in, shape const& s, P const& patter
         for (int r = 0; r < row_count; ++r) {
           auto const expected =
               expected_mass(reference, s.heads, s.kv_heads, rows, q, r, resolve(queries, in.queries.count(q)),
-                            lse.view.data + in.queries.begin(q), lse.view.row_stride);
+                            lse.view.data + in.queries.begin(q), lse.view.row_stride, by);
           for (int t = 0; t < static_cast<int>(expected.value.size()); ++t)
             compared.add(mass.view.row(q, r)[t], expected.value(t), expected.bound(t), "mass", r, q, t);
         }
@@ -134,8 +135,48 @@ TEST_CASE("mass: NaN keys and queries get nothing, infinite logits are clamped")
   float const nan = std::numeric_limits<float>::quiet_NaN();
   in.cache.view.run(0, 0, 11).keys[5] = nan;
   in.q.view.row(2, 70)[9] = nan;
-  check(in, s, purekv::dense{}, query_range{}, score_rows::heads);
-  check(in, s, purekv::dense{}, query_range{}, score_rows::kv_heads);
+  for (auto by : {mass_reduction::sum, mass_reduction::maximum}) {
+    check(in, s, purekv::dense{}, query_range{}, score_rows::heads, by);
+    check(in, s, purekv::dense{}, query_range{}, score_rows::kv_heads, by);
+  }
+}
+
+TEST_CASE("mass: the largest probability instead of the sum") {
+  SEEDED(random);
+  for (shape s : {square(1, 1, 64, 1), square(4, 1, 64, 17), square(8, 1, 128, 65), square(14, 2, 72, 129),
+                  square(3, 3, 5, 64), square(70, 1, 64, 40), square(4, 2, 64, 600)}) {
+    s.gap = between(random, 0, 4);
+    attention_input<float, owned_contiguous<float>> const in(random, s);
+    int const n = s.queries[0];
+    for (query_range const& queries : {query_range{}, purekv::last(16), query_range{n / 3, n / 2}, query_range{0, 0}})
+      for (auto rows : {score_rows::heads, score_rows::kv_heads})
+        check(in, s, purekv::dense{}, queries, rows, mass_reduction::maximum);
+  }
+  shape s;
+  s.heads = 6;
+  s.kv_heads = 2;
+  s.span = {150, 0, 33, 70, 1};
+  s.queries = {60, 0, 33, 1, 1};
+  s.scattered = true;
+  s.keep_percent = 60;
+  attention_input<half, owned_ragged<bfloat16>> const in(random, s);
+  scattered const predicate{random(), 30, 7};
+  for (auto rows : {score_rows::heads, score_rows::kv_heads}) {
+    check(in, s, purekv::dense{}, query_range{}, rows, mass_reduction::maximum);
+    check(in, s, pattern_of<true>(predicate), purekv::last(20), rows, mass_reduction::maximum);
+  }
+}
+
+TEST_CASE("mass: a reduction that has no name is refused, out untouched") {
+  SEEDED(random);
+  attention_input<float, owned_contiguous<float>> const in(random, square(2, 1, 8, 9));
+  owned_scores const lse = lse_of(in, oracle::attend(purekv::dense{}, in.queries, in.cache.view));
+  owned_scores mass(1, 1, 9);
+  owned_workspace work(purekv::mass_workspace(purekv::cpu{}, purekv::dense{}, in.queries, in.cache.view));
+  CHECK(purekv::mass(purekv::cpu{}, purekv::dense{}, in.queries, in.cache.view, lse.view.data, lse.view.row_stride, {},
+                     score_rows::kv_heads, mass.view, work.view(), static_cast<mass_reduction>(2))
+            .code == purekv::errc::bad_shape);
+  CHECK(mass.rest_untouched([](int, int) { return 0; }));
 }
 
 TEST_CASE("mass: what attention's tap says") {

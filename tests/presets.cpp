@@ -434,3 +434,21 @@ TEST_CASE("purekv_deep with the mean: every layer of the band counts alike") {
   purekv_deep<ratio, combine::mean> const c{.budget = ratio::compression(5)};
   last.check_kept(c, from_band(c, layers, last), expected, 4, 16);
 }
+
+TEST_CASE("kvzip: the largest probability of any query and any head of the group; the first 4 and last 16 are pinned") {
+  SEEDED(random);
+  layer const l(random, random_shape(random));
+  kvzip<ratio> const c{.budget = {ratio::compression(5)}};
+  owned_scores const said = l.score_with(c.estimator);
+  int const group = l.heads() / l.kv_heads();
+  for (int h = 0; h < l.kv_heads(); ++h) {
+    oracle::vector most = oracle::vector::Zero(l.tokens());
+    for (int g = h * group; g < (h + 1) * group; ++g)
+      most = most.cwiseMax(oracle::maximum_of(l.attention[size(g)], nullptr, 0, l.tokens()).value);
+    for (int t = 0; t < l.tokens(); ++t) CHECK(said.view.row(0, h)[t] == doctest::Approx(most(t)).epsilon(1e-4));
+  }
+  for (int t : {0, 3, 84, 99}) CHECK(c.protect.pinned(t, 99));
+  for (int t : {4, 83}) CHECK_FALSE(c.protect.pinned(t, 99));
+  CHECK(c.budget.keep({100}) == 20);
+  CHECK(c.budget.floor(20) == 0);
+}

@@ -6,6 +6,7 @@
 
 #include <purekv/pattern/dense.hpp>
 #include <purekv/pipeline.hpp>
+#include <purekv/take_back.hpp>
 
 #include <optional>
 #include <vector>
@@ -82,6 +83,10 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
     purekv::status const result = pipeline_.prefill(exec, layer, queries(rows), k, v, storage_.data(), out, work);
     if (exec.rank() == 0) watch_.charge_to(*charged_);
     return result;
+  }
+
+  void take_back(int tokens) override {
+    for (auto const& layer : storage_) purekv::take_back(purekv::cpu{}, &tokens, layer.kept).or_throw();
   }
 
   seconds attention_time() const override { return attention_time_; }

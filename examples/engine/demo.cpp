@@ -1,5 +1,6 @@
 // examples/engine/demo.cpp: a real language model answers questions about a document from a compressed KV cache.
 // SPDX-License-Identifier: Apache-2.0
+#include "chat.hpp"
 #include "engine.hpp"
 #include "error.hpp"
 #include "needle.hpp"
@@ -26,14 +27,14 @@ nlohmann::json fill_table(engine::engine& model, engine::tokenizer const& words,
   std::mt19937 generator(o.seed);
   engine::needle const fact = engine::needle::random(generator);
   bool const hidden = o.question.empty();
-  std::vector<int> const prompt =
+  engine::prompt const prompt =
       hidden ? engine::hide(fact, document, o.depth, words) : engine::ask(o.question, document, words);
   engine::answer_reader const reader{
       [&](int token) { return words.text(token); },
       [&](int token) { return words.ends(token) || (!hidden && words.text(token) == "\n"); },
       [&](std::string const& text) { return hidden ? std::optional(fact.answered_by(text)) : std::nullopt; }};
 
-  std::cout << prompt.size() << " tokens. "
+  std::cout << prompt.tokens() << " tokens. "
             << (hidden ? "Hidden:" + fact.sentence() + "Asked: " + fact.question().substr(2) : "Asked: " + o.question)
             << "\n\n"
             << std::flush;
@@ -41,7 +42,7 @@ nlohmann::json fill_table(engine::engine& model, engine::tokenizer const& words,
     for (auto const& [preset, compression] : o.rows())
       std::cout << preset << ' ' << compression << "x\n"
                 << make_attention(preset, compression, o.element, model.shape(), model.threads())
-                       ->describe(static_cast<int>(prompt.size()), o.new_tokens)
+                       ->describe(prompt.tokens(), o.new_tokens)
                 << '\n';
   std::vector<engine::measurement> rows = measure_rows(model, o, prompt, reader);
   nlohmann::json data = nlohmann::json::array();
@@ -50,7 +51,7 @@ nlohmann::json fill_table(engine::engine& model, engine::tokenizer const& words,
     row.answer = row.answer.substr(0, row.answer.find('\n'));
   }
   std::cout << table(rows);
-  return {{"prompt_tokens", prompt.size()}, {"rows", data}};
+  return {{"prompt_tokens", prompt.tokens()}, {"rows", data}};
 }
 
 int run(int argc, char** argv) {
@@ -68,7 +69,9 @@ int run(int argc, char** argv) {
     data[name] = value;
     if (!o.json.empty()) engine::write_json(o.json, data);
   };
-  if (o.needles > 0)
+  if (o.chat)
+    save("chat", engine::chat(model, words, document, o, std::cin, std::cout));
+  else if (o.needles > 0)
     find_needles(model, words, document, o, [&](nlohmann::json const& value) { save("needles", value); });
   else
     save("table", fill_table(model, words, document, o));

@@ -4,6 +4,7 @@
 #include "random_model.hpp"
 #include "report.hpp"
 
+#include <algorithm>
 #include <iostream>
 #include <random>
 
@@ -13,17 +14,23 @@ int run(int argc, char** argv) {
   engine::options const o = engine::parse_options(argc, argv, false);
   engine::random_model model(o.threads);
   std::mt19937 generator(o.seed);
-  std::vector<int> prompt(static_cast<std::size_t>(o.tokens));
-  for (int& token : prompt) token = std::uniform_int_distribution(0, model.shape().vocabulary - 1)(generator);
+  auto const random_tokens = [&](int count) {
+    std::vector<int> tokens(static_cast<std::size_t>(std::max(count, 1)));
+    for (int& token : tokens) token = std::uniform_int_distribution(0, model.shape().vocabulary - 1)(generator);
+    return tokens;
+  };
+  constexpr int question = 24, request = 8;
+  engine::prompt const prompt{random_tokens(o.tokens - question), random_tokens(question), random_tokens(request),
+                              random_tokens(request)};
   engine::answer_reader const reader{[](int) { return std::string{}; }, [](int) { return false; },
                                      [](std::string const&) { return std::nullopt; }};
 
-  std::cout << "Random weights: memory and speed only, the answers mean nothing. " << prompt.size() << " tokens, "
+  std::cout << "Random weights: memory and speed only, the answers mean nothing. " << prompt.tokens() << " tokens, "
             << o.threads << " threads.\n\n"
             << std::flush;
   std::vector<engine::measurement> const rows = measure_rows(model, o, prompt, reader);
   std::cout << table(rows);
-  nlohmann::json data{{"model", to_json(model.shape())}, {"threads", o.threads}, {"prompt_tokens", prompt.size()}};
+  nlohmann::json data{{"model", to_json(model.shape())}, {"threads", o.threads}, {"prompt_tokens", prompt.tokens()}};
   for (engine::measurement const& row : rows) data["rows"].push_back(to_json(row));
   if (!o.json.empty()) engine::write_json(o.json, data);
   return 0;

@@ -61,9 +61,7 @@ engine::engine(gguf_model const& model, int threads)
 }
 
 std::vector<float> engine::prefill(std::span<int const> tokens, attention& attention) {
-  embed(tokens, 0);
-  for (int layer = 0; layer < shape().layers; ++layer) pass(layer, attention);
-  return logits(static_cast<int>(tokens.size()) - 1, 1);
+  return extend(tokens, 0, attention);
 }
 
 std::vector<float> engine::record(std::span<int const> tokens, attention& full, recorded_prompt& pass) {
@@ -124,10 +122,10 @@ std::vector<float> engine::replay(recorded_prompt const& pass, int first, attent
   return logits(static_cast<int>(tokens) - 1, 1);
 }
 
-std::vector<float> engine::decode(int token, int position, attention& attention) {
-  embed({&token, 1}, position);
+std::vector<float> engine::extend(std::span<int const> tokens, int position, attention& attention) {
+  embed(tokens, position);
   for (int layer = 0; layer < shape().layers; ++layer) pass(layer, attention);
-  return logits(0, 1);
+  return logits(static_cast<int>(tokens.size()) - 1, 1);
 }
 
 void engine::place(std::size_t tokens, int first_position) {

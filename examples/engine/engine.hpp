@@ -26,7 +26,7 @@ class engine final : public language_model {
   model_shape const& shape() const override { return model_.shape(); }
   int threads() const override { return threads_; }
   std::vector<float> prefill(std::span<int const> tokens, attention& attention) override;
-  std::vector<float> decode(int token, int position, attention& attention) override;
+  std::vector<float> extend(std::span<int const> tokens, int position, attention& attention) override;
 
   /// As prefill with an attention that attends to everything, and remembers the pass.
   std::vector<float> record(std::span<int const> tokens, attention& full, recorded_prompt& pass);

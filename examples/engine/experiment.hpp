@@ -4,6 +4,7 @@
 #include "language_model.hpp"
 #include "measured_attention.hpp"
 #include "options.hpp"
+#include "prompt_tokens.hpp"
 
 #include <functional>
 #include <optional>
@@ -21,6 +22,7 @@ struct measurement {
   int prompt_tokens = 0;
   std::int64_t cache_bytes = 0, peak_cache_bytes = 0;
   seconds prefill{}, attention{}, compressing{};  // attention and compressing are parts of prefill
+  seconds repeating{}, asking{};  // the document's repetition; the question's pass, where it has its own
   double decoded_per_second = 0;
 };
 
@@ -38,8 +40,23 @@ int most_likely(std::span<float const> logits);
 measurement answer_prompt(language_model& model, measured_attention& attention, int prompt_tokens, int new_tokens,
                           answer_reader const& reader, std::function<std::vector<float>()> const& prefill);
 
-/// One prompt under every preset and compression of the options, with a progress bar.
-std::vector<measurement> measure_rows(language_model& model, options const& o, std::span<int const> prompt,
+/// Feeds the document by `prefill`, has it repeated if the attention wants that, and compresses: everything that can be
+/// done before a question is known. new_tokens: room for questions and answers.
+measurement compress_document(language_model& model, measured_attention& attention, prompt const& p, int new_tokens,
+                              std::function<void()> const& prefill);
+
+/// Feeds the question to what the cache keeps of the document, and generates greedily. Returns how many tokens that
+/// added to the cache: take them back, and the next question finds it as this one did.
+int answer_question(language_model& model, measured_attention& attention, int document_tokens,
+                    std::span<int const> question, int new_tokens, answer_reader const& reader, measurement& result);
+
+/// Both, one after the other.
+measurement answer_document(language_model& model, measured_attention& attention, prompt const& p, int new_tokens,
+                            answer_reader const& reader, std::function<void()> const& prefill);
+
+/// One prompt under every preset and compression of the options, with a progress bar. The document is compressed
+/// without the question where the options say so, or the preset knows no other way.
+std::vector<measurement> measure_rows(language_model& model, options const& o, prompt const& p,
                                       answer_reader const& reader);
 
 }  // namespace engine

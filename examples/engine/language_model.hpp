@@ -24,8 +24,12 @@ class language_model {
   /// Passes the prompt through all layers, each with all tokens at once. Returns the logits after its last token.
   virtual std::vector<float> prefill(std::span<int const> tokens, attention& attention) = 0;
 
-  /// Passes one more token. Returns the logits after it.
-  virtual std::vector<float> decode(int token, int position, attention& attention) = 0;
+  /// Passes more tokens, the first of them at `position`. Returns the logits after the last.
+  virtual std::vector<float> extend(std::span<int const> tokens, int position, attention& attention) = 0;
+
+  std::vector<float> decode(int token, int position, attention& attention) {
+    return extend({&token, 1}, position, attention);
+  }
 };
 
 }  // namespace engine

@@ -13,6 +13,16 @@ using seconds = std::chrono::duration<double>;
 /// An attention that knows what it costs.
 class measured_attention : public attention {
  public:
+  /// Whether it compresses only after the document has been repeated: one pass of the document after `begin`, passes of
+  /// repetition at the positions after it, `compress`, and then the question and what follows.
+  virtual bool repeats() const { return false; }
+  /// Tokens of the longest such pass; comes before `begin`.
+  virtual void expect_repetition(int /*longest_pass*/) {}
+  virtual void compress() {}
+
+  /// The newest tokens are gone, as if they had never passed.
+  virtual void take_back(int tokens) = 0;
+
   /// Seconds of the prompt's pass: caching and attending; scoring, selecting and compacting.
   virtual seconds attention_time() const = 0;
   virtual seconds compression_time() const = 0;

@@ -56,9 +56,9 @@ void find_needles(engine& model, tokenizer const& words, std::span<int const> do
       double const depth = 0.1 + 0.8 * (i + 0.5) / o.needles;
       auto const first =
           std::uniform_int_distribution<std::size_t>(0, document.size() - static_cast<std::size_t>(length))(generator);
-      std::vector<int> const prompt =
-          hide(fact, document.subspan(first, static_cast<std::size_t>(length)), depth, words);
-      auto const tokens = static_cast<int>(prompt.size());
+      prompt const p = hide(fact, document.subspan(first, static_cast<std::size_t>(length)), depth, words);
+      std::vector<int> const whole_prompt = p.whole();
+      int const tokens = p.tokens();
       if (tokens + answer_tokens > model.shape().context)
         throw bad_input("a document of " + std::to_string(length) + " tokens is longer than the model's context of " +
                         std::to_string(model.shape().context));
@@ -66,12 +66,16 @@ void find_needles(engine& model, tokenizer const& words, std::span<int const> do
                                  [&](int token) { return words.ends(token) || ends_code(words.text(token)); },
                                  [&](std::string const& text) { return fact.answered_by(text); }};
 
-      // Every preset attends to all in its lower layers, or in all: what enters those layers is computed once.
+      // Every preset attends to all in its lower layers, or in all: what enters those layers is computed once, of the
+      // document alone if it is compressed without the question.
       recorded_prompt pass;
       bar.step(std::to_string(length) + " tokens: full");
       auto const reference = make_attention("full", 1, o.element, model.shape(), model.threads());
-      measurement const whole = answer_prompt(model, *reference, tokens, answer_tokens, reader,
-                                              [&] { return model.record(prompt, *reference, pass); });
+      measurement const whole = o.agnostic ? answer_document(model, *reference, p, answer_tokens, reader,
+                                                             [&] { model.record(p.document, *reference, pass); })
+                                           : answer_prompt(model, *reference, tokens, answer_tokens, reader, [&] {
+                                               return model.record(whole_prompt, *reference, pass);
+                                             });
       full.all += 1;
       full.right += *whole.right;
 
@@ -80,9 +84,12 @@ void find_needles(engine& model, tokenizer const& words, std::span<int const> do
         auto const& [preset, compression] = rows[r];
         bar.step(std::to_string(length) + " tokens: " + preset + ' ' + std::to_string(compression) + 'x');
         auto const attention = make_attention(preset, compression, o.element, model.shape(), model.threads());
-        measurement const m = answer_prompt(model, *attention, tokens, answer_tokens, reader, [&] {
-          return model.replay(pass, attention->first_layer_that_differs(), *attention);
-        });
+        auto const replay = [&] { return model.replay(pass, attention->first_layer_that_differs(), *attention); };
+        measurement const m = o.agnostic ? answer_document(model, *attention, p, answer_tokens, reader, replay)
+                              : attention->repeats()
+                                  ? answer_document(model, *attention, p, answer_tokens, reader,
+                                                    [&] { model.prefill(p.document, *attention); })
+                                  : answer_prompt(model, *attention, tokens, answer_tokens, reader, replay);
         tallies[r].found.all += 1;
         tallies[r].found.right += fact.found_in(m.answer);
         tallies[r].all.all += 1;

@@ -36,6 +36,9 @@ options parse_options(int argc, char** argv, bool with_text) {
     app.add_option("--seed", o.seed, "chooses the fact and the documents of --needle")->capture_default_str();
     app.add_option("--needle", o.needles, "instead of the table: this many documents per length, share right");
     app.add_option("--lengths", o.lengths, "tokens of those documents")->delimiter(',')->capture_default_str();
+    app.add_flag("--chat", o.chat,
+                 "compress the document once, then ask ten questions about ten hidden facts, one after the other");
+    app.add_flag("--stdin", o.from_stdin, "with --chat: your own questions, one a line, under the first preset");
     app.add_flag("--float-weights", o.float_weights, "unpack quantised weights to float (faster prefill, more memory)");
   } else {
     o.tokens = 3000;
@@ -47,6 +50,8 @@ options parse_options(int argc, char** argv, bool with_text) {
   app.add_option("--threads", o.threads, "0: all of this machine")->capture_default_str();
   app.add_option("--new-tokens", o.new_tokens, "length of an answer at most")->capture_default_str();
   app.add_option("--json", o.json, "also write every figure and answer to this file");
+  app.add_flag("--agnostic", o.agnostic,
+               "every preset compresses the document without knowing the question; kvzip always does");
   app.add_flag("--describe", o.describe, "say what each layer does under each preset");
   try {
     app.parse(argc, argv);
@@ -69,6 +74,8 @@ options parse_options(int argc, char** argv, bool with_text) {
     throw bad_input("--cache is float, half or bfloat16, not '" + element + "'");
   if (o.tokens < 0 || o.threads < 0 || o.needles < 0 || o.new_tokens < 1)
     throw bad_input("--tokens, --threads and --needle cannot be negative, --new-tokens not below 1");
+  if (o.from_stdin && !o.chat) throw bad_input("--stdin goes with --chat");
+  if (o.chat && o.needles > 0) throw bad_input("--chat and --needle are two experiments; choose one");
   if (!(o.depth >= 0 && o.depth <= 1)) throw bad_input("--depth lies between 0 and 1");
   if (o.threads == 0) o.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   return o;

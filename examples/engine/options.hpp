@@ -22,6 +22,8 @@ struct options {
   unsigned seed = 1;
   int needles = 0;
   std::vector<int> lengths{1000, 3000};
+  bool agnostic = false;  // every preset compresses the document before it sees the question
+  bool chat = false, from_stdin = false;
   bool describe = false;
 
   /// One row per preset and compression; "full" has one.

@@ -4,6 +4,7 @@
 #include "compressed_attention.hpp"
 #include "error.hpp"
 #include "language_model.hpp"
+#include "reconstructed_attention.hpp"
 
 #include <purekv/budget/ratio.hpp>
 #include <purekv/presets.hpp>
@@ -36,6 +37,12 @@ std::unique_ptr<measured_attention> make(std::string const& preset, int compress
     return std::make_unique<compressed_attention<T, decltype(compressor)>>(shape, std::move(schedule), compressor,
                                                                            threads);
   };
+  if (preset == "kvzip") {
+    purekv::kvzip<purekv::ratio> compressor;
+    compressor.budget.budget = purekv::ratio::compression(compression);
+    purekv::model_shape const shape{model.layers, model.heads, model.kv_heads, model.dim};
+    return std::make_unique<reconstructed_attention<T, decltype(compressor)>>(shape, compressor, threads);
+  }
   int const layers = model.layers;
   auto const evict = own_scores(layers, purekv::evict_when::after_attending);
   if (preset == "full")
@@ -55,8 +62,8 @@ std::unique_ptr<measured_attention> make(std::string const& preset, int compress
 }  // namespace
 
 std::vector<std::string> const& preset_names() {
-  static std::vector<std::string> const names{"full",         "streaming", "h2o",        "snapkv",
-                                              "purekv_paper", "purekv",    "purekv_deep"};
+  static std::vector<std::string> const names{"full",         "streaming", "h2o",         "snapkv",
+                                              "purekv_paper", "purekv",    "purekv_deep", "kvzip"};
   return names;
 }
 

@@ -20,7 +20,7 @@ std::vector<std::string> const& preset_names();
 void check_preset(std::string const& preset);
 
 /// An attention over an empty cache. compression: how many times fewer tokens of the prompt each KV head keeps, pinned
-/// ones included; "full" keeps all whatever it says.
+/// ones included ("kvzip": on average over layers and heads); "full" keeps all whatever it says.
 std::unique_ptr<measured_attention> make_attention(std::string const& preset, int compression, cache_element element,
                                                    model_shape const& model, int threads);
 

@@ -11,6 +11,12 @@ void append(std::vector<int>& tokens, std::span<int const> more) {
   tokens.insert(tokens.end(), more.begin(), more.end());
 }
 
+/// The requests are KVzip's.
+prompt with_requests(std::vector<int> document, std::vector<int> question, tokenizer const& words) {
+  return {std::move(document), std::move(question), words.tokens("\n\nRepeat the previous context exactly.\n"),
+          words.tokens("\n\nRepeat the part of the previous context exactly, starting with")};
+}
+
 }  // namespace
 
 needle needle::random(std::mt19937& generator) {
@@ -42,19 +48,31 @@ bool needle::answered_by(std::string_view text) const {
   return text.starts_with(code) && !more_digits;
 }
 
-std::vector<int> hide(needle const& fact, std::span<int const> document, double depth, tokenizer const& words) {
+prompt hide(needle const& fact, std::span<int const> document, double depth, tokenizer const& words) {
   auto const before = static_cast<std::size_t>(depth * static_cast<double>(document.size()));
   std::vector<int> tokens(document.begin(), document.begin() + static_cast<std::ptrdiff_t>(before));
   append(tokens, words.tokens(fact.sentence()));
   append(tokens, document.subspan(before));
-  append(tokens, words.tokens(fact.question()));
-  return tokens;
+  return with_requests(std::move(tokens), words.tokens(fact.question()), words);
 }
 
-std::vector<int> ask(std::string const& question, std::span<int const> document, tokenizer const& words) {
-  std::vector<int> tokens(document.begin(), document.end());
-  append(tokens, words.tokens("\n\nQuestion: " + question + "\nAnswer:"));
-  return tokens;
+prompt hide(std::span<needle const> facts, std::span<int const> document, tokenizer const& words) {
+  std::vector<int> tokens;
+  std::size_t from = 0;
+  for (std::size_t i = 0; i < facts.size(); ++i) {
+    std::size_t const to = document.size() * (2 * i + 1) / (2 * facts.size());
+    append(tokens, document.subspan(from, to - from));
+    append(tokens, words.tokens(facts[i].sentence()));
+    from = to;
+  }
+  append(tokens, document.subspan(from));
+  return with_requests(std::move(tokens), {}, words);
+}
+
+std::string question_text(std::string const& question) { return "\n\nQuestion: " + question + "\nAnswer:"; }
+
+prompt ask(std::string const& question, std::span<int const> document, tokenizer const& words) {
+  return with_requests({document.begin(), document.end()}, words.tokens(question_text(question)), words);
 }
 
 }  // namespace engine

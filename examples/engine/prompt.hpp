@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "prompt_tokens.hpp"
 #include "tokenizer.hpp"
 
 #include <random>
@@ -21,10 +22,14 @@ struct needle {
   bool found_in(std::string_view text) const;
 };
 
-/// document[0, depth), the needle, the rest of the document, the question.
-std::vector<int> hide(needle const& fact, std::span<int const> document, double depth, tokenizer const& words);
+/// document[0, depth), the needle, the rest of the document; the question.
+prompt hide(needle const& fact, std::span<int const> document, double depth, tokenizer const& words);
+
+/// The document with all facts, spread evenly; no question.
+prompt hide(std::span<needle const> facts, std::span<int const> document, tokenizer const& words);
 
 /// The document and a question of the user's own.
-std::vector<int> ask(std::string const& question, std::span<int const> document, tokenizer const& words);
+std::string question_text(std::string const& question);
+prompt ask(std::string const& question, std::span<int const> document, tokenizer const& words);
 
 }  // namespace engine

@@ -88,8 +88,8 @@ std::vector<float> random_model::prefill(std::span<int const> tokens, attention&
   return pass(tokens, 0, attention);
 }
 
-std::vector<float> random_model::decode(int token, int position, attention& attention) {
-  return pass({&token, 1}, position, attention);
+std::vector<float> random_model::extend(std::span<int const> tokens, int position, attention& attention) {
+  return pass(tokens, position, attention);
 }
 
 std::vector<float> random_model::pass(std::span<int const> ids, int first_position, attention& attention) {

@@ -16,7 +16,7 @@ class random_model final : public language_model {
   model_shape const& shape() const override { return shape_; }
   int threads() const override { return team_.ranks(); }
   std::vector<float> prefill(std::span<int const> tokens, attention& attention) override;
-  std::vector<float> decode(int token, int position, attention& attention) override;
+  std::vector<float> extend(std::span<int const> tokens, int position, attention& attention) override;
 
  private:
   struct block {

@@ -64,7 +64,7 @@ std::string printable(std::string const& text) {
 std::string table(std::vector<measurement> const& rows) {
   auto const megabytes = [](std::int64_t bytes) { return with_decimals(static_cast<double>(bytes) / 1e6, 2); };
   std::vector<std::vector<std::string>> cells{{"preset", "smaller", "answer", "", "cache MB", "peak MB", "prefill s",
-                                               "attention s", "compression s", "other s", "tokens/s"}};
+                                               "attention s", "compression s", "other s", "repeat s", "tokens/s"}};
   for (measurement const& r : rows) {
     std::string const verdict = !r.right ? "" : *r.right ? "right" : "wrong";
     seconds const other = r.prefill - r.attention - r.compressing;
@@ -72,6 +72,7 @@ std::string table(std::vector<measurement> const& rows) {
                      verdict, megabytes(r.cache_bytes), megabytes(r.peak_cache_bytes),
                      with_decimals(r.prefill.count(), 2), with_decimals(r.attention.count(), 2),
                      with_decimals(r.compressing.count(), 3), with_decimals(other.count(), 2),
+                     r.repeating.count() > 0 ? with_decimals(r.repeating.count(), 2) : "-",
                      with_decimals(r.decoded_per_second, 0)});
   }
   return markdown(cells);
@@ -88,6 +89,8 @@ nlohmann::json to_json(measurement const& r) {
                       {"prefill_seconds", r.prefill.count()},
                       {"attention_seconds", r.attention.count()},
                       {"compression_seconds", r.compressing.count()},
+                      {"repetition_seconds", r.repeating.count()},
+                      {"question_seconds", r.asking.count()},
                       {"decoded_tokens_per_second", r.decoded_per_second}};
   if (r.right) json["right"] = *r.right;
   return json;

@@ -39,6 +39,7 @@ template <class TQ, Cache C> status check_taps(query_view<TQ> const& q, C const&
     if (status const s = check_lse(q, taps.lse_stride); !s.ok()) return s;
   if (taps.mass.data == nullptr) return {};
   if (status const s = check_rows_name(taps.mass_rows); !s.ok()) return s;
+  if (status const s = check_reduction_name(taps.mass_by); !s.ok()) return s;
   if (taps.mass_queries.begin < 0 || taps.mass_queries.count < 0)
     return {errc::bad_shape, "attend: mass_queries begins or counts below 0"};
   return check_scores(taps.mass, cache, taps.mass_rows == score_rows::heads ? q.rows.heads : cache.kv_heads);
@@ -102,7 +103,8 @@ void run_attend(cpu exec, P const& pattern, tile_plan const& plan, query_view<TQ
         .run(plan);
   });
   if (taps.mass.data != nullptr)
-    run_mass(exec, pattern, plan, q, cache, lse, lse_stride, taps.mass_queries, taps.mass_rows, taps.mass, memory.mass);
+    run_mass(exec, pattern, plan, q, cache, lse, lse_stride, taps.mass_queries, taps.mass_rows, taps.mass_by, taps.mass,
+             memory.mass);
 }
 
 template <Pattern P, class TQ, Cache C, class TO>

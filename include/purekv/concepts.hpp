@@ -41,7 +41,8 @@ template <Cache C> struct layer_input {
   std::int32_t sequence = 0;
   std::int32_t heads = 0;
 
-  float const* mass = nullptr;  // [heads, tokens] attention mass of the last `mass_queries` queries, if asked for
+  float const* mass = nullptr;  // [heads, tokens] attention mass of the last `mass_queries` queries, if asked for,
+                                // reduced as the estimator's mass_by says
   std::ptrdiff_t mass_stride = 0;
 
   float const* source = nullptr;  // [kv_heads, source_tokens] what a source layer or band said (cross_layer)
@@ -72,6 +73,10 @@ struct layer_shape {
 /// Rows an estimator writes: one per query head (reduce them before selecting) or one per KV head.
 enum class score_rows { heads, kv_heads };
 
+/// How the attention probabilities that a token gets from several queries, and from several heads where rows are
+/// kv_heads, become one number.
+enum class mass_reduction : std::int32_t { sum, maximum };
+
 /// The scores of one sequence: row r at data + r * stride, one float per token.
 struct score_out {
   float* data;
@@ -87,8 +92,10 @@ inline constexpr std::int32_t all_queries = std::numeric_limits<std::int32_t>::m
 ///   mass_queries    static: how many of the last queries' attention mass it reads (0: none, all_queries: all)
 ///   scratch(shape)  static: floats of scratch shared by the team
 ///   score(team, input, out, scratch)
-/// and, if its scores can be negative, `static constexpr bool signed_scores = true`. What it needs beyond its input it
-/// carries as views of the caller's memory, and check(shape, sequences) returns a status: do they fit the layer.
+/// and optionally
+///   signed_scores            static: true if its scores can be negative
+///   mass_by                  static mass_reduction: how the mass it reads is reduced over queries; sum if it does not
+///   say check(shape, sequences)  status: whether the views of the caller's memory that it carries fit the layer
 template <class E>
 concept Estimator = Policy<E> && requires(E const& e, cpu const& team, layer_input<contiguous_cache<float>> const& in,
                                           score_out out, float* scratch, layer_shape shape) {
@@ -116,8 +123,8 @@ struct budget_input {
 
 /// How many tokens a head keeps: keep(input) in [1, tokens] for tokens >= 1. check() says whether the policy itself
 /// makes sense. A budget with `static constexpr bool heads_share = true` lets the heads of a layer share the sum of
-/// their keeps, each keeping at least its floor(keep) best. One whose keep reads the layer says
-/// `static constexpr bool varies_by_layer = true`.
+/// their keeps, each keeping at least its floor(keep) best; with `layers_share = true` too, those of the whole model.
+/// One whose keep reads the layer says `static constexpr bool varies_by_layer = true`.
 template <class B>
 concept Budget = Policy<B> && requires(B const& b, budget_input in) {
   { b.keep(in) } -> std::same_as<std::int32_t>;

@@ -196,9 +196,11 @@ template <Pattern P, class TQ, Cache C> struct decode_task {
     }
   }
 
-  /// Adds what the rows in [begin, end) give to the chunk's tokens: exp2(logit - lse).
+  /// What the rows in [begin, end) give to the chunk's tokens, exp2(logit - lse), reduced as the taps say.
   void add_mass(decode_part const& part, float const* lse, std::ptrdiff_t lse_stride, std::int32_t begin,
-                std::int32_t end, bool by_head, score_view const& mass) const {
+                std::int32_t end, attend_taps const& taps) const {
+    bool const by_head = taps.mass_rows == score_rows::heads, maximum = taps.mass_by == mass_reduction::maximum;
+    score_view const& mass = taps.mass;
     for (std::int32_t r = 0; r < (by_head ? shape.group : 1); ++r) {
       float* const to = mass.row(sequence, by_head ? kv_head * shape.group + r : kv_head);
       for (std::int32_t t = first; t < last; ++t) to[t] = 0;
@@ -226,7 +228,11 @@ template <Pattern P, class TQ, Cache C> struct decode_task {
         std::int32_t const keys = smaller(lanes / per_key, found.count - i / per_key);
         for (std::int32_t j = 0; j < keys; ++j) {
           std::int32_t const token = found.token(first, i / per_key + j);
-          for (std::int32_t r = 0; r < rows.count; ++r) to[r][token] += share[j * per_key + r];
+          for (std::int32_t r = 0; r < rows.count; ++r) {
+            float& of_token = to[r][token];
+            float const more = share[j * per_key + r];
+            of_token = !maximum ? of_token + more : more > of_token ? more : of_token;
+          }
         }
       }
     }
@@ -331,7 +337,7 @@ status decode(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cach
     for_each_chunk([&](auto const& task, detail::decode_part const& part) {
       std::int32_t const count = q.count(task.sequence), begin = q.begin(task.sequence);
       task.add_mass(part, lse, lse_stride, begin + taps.mass_queries.first(count),
-                    begin + taps.mass_queries.last(count), taps.mass_rows == score_rows::heads, taps.mass);
+                    begin + taps.mass_queries.last(count), taps);
     });
   return {};
 }

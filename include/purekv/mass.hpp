@@ -27,7 +27,7 @@ struct mass_memory {
 /// The checked part: tasks are blocks of keys, so that no two write the same number.
 template <Pattern P, class TQ, Cache C>
 void run_mass(cpu exec, P const& pattern, tile_plan const& plan, query_view<TQ> const& q, C const& cache,
-              float const* lse, std::ptrdiff_t lse_stride, query_range const& range, score_rows rows,
+              float const* lse, std::ptrdiff_t lse_stride, query_range const& range, score_rows rows, mass_reduction by,
               score_view const& out, mass_memory const& memory) {
   std::int32_t longest = 0;
   for (std::int32_t s = 0; s < cache.sequences; ++s)
@@ -41,19 +41,8 @@ void run_mass(cpu exec, P const& pattern, tile_plan const& plan, query_view<TQ> 
     std::int64_t const first = task / heads * mass_keys;
     if (first >= length) return;
     std::int32_t const from = static_cast<std::int32_t>(first);
-    mass_block<P, TQ, C>{pattern,
-                         q,
-                         cache,
-                         plan,
-                         range,
-                         lse,
-                         lse_stride,
-                         rows,
-                         out,
-                         sequence,
-                         kv_head,
-                         from,
-                         from + smaller(mass_keys, length - from),
+    mass_block<P, TQ, C>{pattern,       q,  cache, plan,     range,   lse,  lse_stride,
+                         rows,          by, out,   sequence, kv_head, from, from + smaller(mass_keys, length - from),
                          memory.scratch}
         .run();
   });
@@ -63,6 +52,12 @@ inline status check_rows_name(score_rows rows) {
   return rows == score_rows::heads || rows == score_rows::kv_heads
              ? status{}
              : status{errc::bad_shape, "mass: rows is neither heads nor kv_heads"};
+}
+
+inline status check_reduction_name(mass_reduction by) {
+  return by == mass_reduction::sum || by == mass_reduction::maximum
+             ? status{}
+             : status{errc::bad_shape, "mass: the reduction is neither sum nor maximum"};
 }
 
 }  // namespace detail
@@ -79,7 +74,8 @@ std::size_t mass_workspace(cpu exec, P const& pattern, query_view<TQ> const& q, 
 }
 
 /// out[row, token] = sum of exp2(logit(query, token) - lse[query]) over the queries in `queries` that see the token:
-/// the attention probability it got from them. Row: a query head, or a KV head with the sum over its group. Logits are
+/// the attention probability it got from them. Row: a query head, or a KV head with the sum over its group. With
+/// mass_reduction::maximum the largest instead of the sum, 0 where no query sees the token. Logits are
 /// scale * log2(e) * q . k, clamped to the range of float; NaN logits count for nothing, and so do queries whose lse is
 /// -inf. Summed over its tokens, a head's mass is its number of queries, less what its sink takes.
 /// lse : [heads, queries], base 2, as `attend` gives it for these arguments; rows `lse_stride` floats apart.
@@ -88,10 +84,11 @@ std::size_t mass_workspace(cpu exec, P const& pattern, query_view<TQ> const& q, 
 template <Pattern P, class TQ, Cache C>
 status mass(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cache, float const* lse,
             std::ptrdiff_t lse_stride, query_range const& queries, score_rows rows, score_view const& out,
-            workspace const& work) {
+            workspace const& work, mass_reduction by = mass_reduction::sum) {
   if (status const s = detail::check_queries(q, cache); !s.ok()) return s;
   if (status const s = detail::check_pattern(pattern, q); !s.ok()) return s;
   if (status const s = detail::check_rows_name(rows); !s.ok()) return s;
+  if (status const s = detail::check_reduction_name(by); !s.ok()) return s;
   if (queries.begin < 0 || queries.count < 0) return {errc::bad_shape, "mass: queries begins or counts below 0"};
   if (q.rows.tokens > 0 && lse == nullptr) return {errc::null_data, "mass: lse is null"};
   if (status const s = detail::check_lse(q, lse_stride); !s.ok()) return s;
@@ -106,7 +103,7 @@ status mass(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cache,
     return {errc::workspace_too_small, "mass: workspace smaller than mass_workspace(), or not aligned to 64 bytes"};
   planned.per_kv_head = detail::needs_plan_per_head(pattern, cache);
   tile_plan const plan = detail::make_plan(exec, pattern, q, cache, planned, queries);
-  detail::run_mass(exec, pattern, plan, q, cache, lse, lse_stride, queries, rows, out, taken);
+  detail::run_mass(exec, pattern, plan, q, cache, lse, lse_stride, queries, rows, by, out, taken);
   return {};
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <purekv/budget/across_heads.hpp>
+#include <purekv/budget/across_model.hpp>
 #include <purekv/budget/fixed.hpp>
 #include <purekv/budget/pyramid.hpp>
 #include <purekv/budget/ratio.hpp>
@@ -10,12 +11,14 @@
 #include <purekv/estimator/critical.hpp>
 #include <purekv/estimator/cross_layer.hpp>
 #include <purekv/estimator/future_attention.hpp>
+#include <purekv/estimator/group_max.hpp>
 #include <purekv/estimator/group_mean.hpp>
 #include <purekv/estimator/head_max.hpp>
 #include <purekv/estimator/head_mean.hpp>
 #include <purekv/estimator/key_norm.hpp>
 #include <purekv/estimator/pooled.hpp>
 #include <purekv/estimator/recency.hpp>
+#include <purekv/estimator/reconstruction.hpp>
 #include <purekv/estimator/uniform_random.hpp>
 #include <purekv/estimator/value_weighted.hpp>
 #include <purekv/estimator/window_attention.hpp>
@@ -90,5 +93,10 @@ template <class B> using purekv_early = compressor<cross_layer<question_spans>, 
 /// layers below wait for it. How: combine::mean takes the mean over the band's layers instead of the maximum.
 template <class B, combine How = combine::maximum>
 using purekv_deep = compressor<cross_layer<question_spans, How>, B, any_of<sinks, recent>>;
+
+/// KVzip, arXiv 2505.23416: what the model needs to repeat the context, the largest probability that any repeated query
+/// and any head of the group gives a token, by one budget over all layers and heads. For any question, asked after
+/// compression; driven by reconstruct.hpp. The authors pin the first tokens only.
+template <class B> using kvzip = compressor<group_max<reconstruction>, across_model<B>, any_of<sinks, recent>>;
 
 }  // namespace purekv::inline v0_1::inline PUREKV_ISA

@@ -20,12 +20,15 @@
 #include <purekv/pipeline.hpp>
 #include <purekv/plan.hpp>
 #include <purekv/primitive.hpp>
+#include <purekv/reconstruct.hpp>
 #include <purekv/schedule.hpp>
 #include <purekv/score.hpp>
 #include <purekv/select.hpp>
+#include <purekv/select_model.hpp>
 #include <purekv/selection.hpp>
 #include <purekv/source.hpp>
 #include <purekv/status.hpp>
+#include <purekv/take_back.hpp>
 #include <purekv/taps.hpp>
 #include <purekv/team.hpp>
 #include <purekv/tile_plan.hpp>

@@ -133,7 +133,7 @@ status score(cpu exec, E const& estimator, evidence<P, TQ> const& seen, C const&
     return {errc::workspace_too_small, "score: workspace smaller than score_workspace(), or not aligned to 64 bytes"};
   if constexpr (E::mass_queries > 0) {
     status const s = mass(exec, seen.pattern, seen.q, cache, seen.lse, seen.lse_stride, memory.queries(),
-                          score_rows::heads, memory.mass, memory.rest);
+                          score_rows::heads, memory.mass, memory.rest, detail::mass_by<E>());
     if (!s.ok()) return s;
   }
   for (std::int32_t s = 0; s < cache.sequences; ++s) {

@@ -27,6 +27,13 @@ template <class B> constexpr bool heads_share_budget() {
     return false;
 }
 
+template <class B> constexpr bool layers_share_budget() {
+  if constexpr (requires { B::layers_share; })
+    return B::layers_share;
+  else
+    return false;
+}
+
 template <class Compressor, Cache C> std::int32_t selection_rows(C const& cache) {
   return Compressor::scope == selection_scope::layer ? cache.sequences : cache.sequences * cache.kv_heads;
 }
@@ -225,6 +232,8 @@ status select(cpu exec, compressor<E, B, P, Scope> const& c, score_view const& s
   constexpr bool sharing = detail::heads_share_budget<B>();
   static_assert(!(by_layer && sharing),
                 "select: a budget that the heads share needs a compressor of scope kv_head (docs/concepts/budget.md)");
+  static_assert(!detail::layers_share_budget<B>(),
+                "select: a budget that all layers share needs select over a model (select_model.hpp)");
   if (status const s = detail::check_select(c, scores, cache, out, layer); !s.ok()) return s;
   detail::carve memory{work};
   detail::select_memory const m = detail::select_memory::take(memory, c, cache);

@@ -37,13 +37,14 @@ PUREKV_INLINE constexpr query_range last(std::int32_t count) { return {0, count,
 ///        (scale * log2(e) * q . k), the sink's among them; -inf for a row that sees nothing and has no sink. Rows
 ///        `lse_stride` floats apart.
 /// mass : [sequences, heads or kv_heads, tokens], the attention probability that each cached token got from the queries
-///        in `mass_queries`.
+///        in `mass_queries`: their sum, or the largest, as `mass_by` says.
 struct attend_taps {
   float* lse = nullptr;
   std::ptrdiff_t lse_stride = 0;
   score_view mass{};
   query_range mass_queries{};
   score_rows mass_rows = score_rows::kv_heads;
+  mass_reduction mass_by = mass_reduction::sum;
 };
 
 /// The own key and value of each query: [kv_heads, queries, dim], [kv_heads, queries, value dim].

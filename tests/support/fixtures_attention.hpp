@@ -184,22 +184,32 @@ inline resolved_range resolve(purekv::query_range const& range, int count) {
 /// What the mass of (sequence, row) should be; rows are query heads or KV heads.
 inline oracle::column_mass expected_mass(std::vector<oracle::head_attention> const& reference, int heads, int kv_heads,
                                          purekv::score_rows rows, int sequence, int row, resolved_range range,
-                                         float const* lse = nullptr, std::ptrdiff_t lse_stride = 0) {
+                                         float const* lse = nullptr, std::ptrdiff_t lse_stride = 0,
+                                         purekv::mass_reduction by = purekv::mass_reduction::sum) {
   int const group = rows == purekv::score_rows::heads ? 1 : heads / kv_heads;
   auto const of_head = [&](int h) {
     oracle::head_attention const& a = reference[size(sequence * heads + h)];
+    if (by == purekv::mass_reduction::maximum)
+      return oracle::maximum_of(a, lse != nullptr ? lse + h * lse_stride : nullptr, range.first, range.last);
     return lse != nullptr ? oracle::mass_of(a, lse + h * lse_stride, range.first, range.last)
                           : oracle::mass_of(a, range.first, range.last);
   };
-  oracle::column_mass sum = of_head(row * group);
-  for (int h = row * group + 1; h < (row + 1) * group; ++h) sum += of_head(h);
-  return sum;
+  oracle::column_mass all = of_head(row * group);
+  for (int h = row * group + 1; h < (row + 1) * group; ++h) {
+    oracle::column_mass const one = of_head(h);
+    if (by == purekv::mass_reduction::sum)
+      all += one;
+    else
+      all = {all.value.cwiseMax(one.value), all.bound.cwiseMax(one.bound)};
+  }
+  return all;
 }
 
 struct tap_request {
   bool lse = true, mass = false;
   purekv::query_range mass_queries{};
   purekv::score_rows mass_rows = purekv::score_rows::kv_heads;
+  purekv::mass_reduction mass_by = purekv::mass_reduction::sum;
 };
 
 /// The buffers one call writes to.
@@ -221,6 +231,7 @@ template <class TO> struct attention_output {
     if (request.mass) taps.mass = mass.view;
     taps.mass_queries = request.mass_queries;
     taps.mass_rows = request.mass_rows;
+    taps.mass_by = request.mass_by;
   }
   bool same_bits_as(attention_output const& other) const {
     auto const same = [](auto const& a, auto const& b) {
@@ -267,7 +278,8 @@ void compare_with_oracle(Input const& in, shape const& s, attention_output<TO> c
     if (!request.mass) continue;
     resolved_range const range = resolve(request.mass_queries, in.queries.count(b));
     for (int r = 0; r < actual.mass.view.rows; ++r) {
-      auto const expected = expected_mass(reference, heads, kv_heads, request.mass_rows, b, r, range);
+      auto const expected =
+          expected_mass(reference, heads, kv_heads, request.mass_rows, b, r, range, nullptr, 0, request.mass_by);
       for (int t = 0; t < static_cast<int>(expected.value.size()); ++t)
         mass.add(actual.mass.view.row(b, r)[t], expected.value(t), expected.bound(t), "mass", r, b, t);
     }

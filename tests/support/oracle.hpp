@@ -259,6 +259,19 @@ inline column_mass& operator+=(column_mass& sum, column_mass const& other) {
   return sum;
 }
 
+/// Attention mass as the largest probability instead of the sum: as mass_of, one query at a time, from a given lse or,
+/// where it is null, from the head's own.
+inline column_mass maximum_of(head_attention const& a, float const* lse, int first, int last) {
+  Eigen::Index const tokens = a.probability.cols();
+  column_mass most{vector::Zero(tokens), vector::Constant(tokens, 1e-37)};
+  for (int i = first; i < last; ++i) {
+    column_mass const row = lse != nullptr ? mass_of(a, lse, i, i + 1) : mass_of(a, i, i + 1);
+    most.value = most.value.cwiseMax(row.value);
+    most.bound = most.bound.cwiseMax(row.bound);
+  }
+  return most;
+}
+
 /// One output row of attention over disjoint sets of keys:
 /// lse = log2(sum_p exp2(lse_p)), out = sum_p exp2(lse_p - lse) * out_p. Parts with lse = -inf count for nothing.
 struct merged_row {
@@ -311,9 +324,13 @@ struct sharing_head {
   int keep, floor;
 };
 
+/// Who gets the last place that equal scores compete for.
+enum class tie { lower_position_then_head, earlier_head_then_token };
+
 /// What each head keeps when they share the sum of their keeps: first its pinned tokens and its floor best; what is
-/// left of the sum goes to the best of all heads, ties to the lower position, then to the lower head.
-inline std::vector<std::vector<std::int32_t>> select_shared(std::vector<sharing_head> const& heads) {
+/// left of the sum goes to the best of all heads.
+inline std::vector<std::vector<std::int32_t>> select_shared(std::vector<sharing_head> const& heads,
+                                                            tie rule = tie::lower_position_then_head) {
   struct candidate {
     double score;
     std::int32_t position;
@@ -331,9 +348,10 @@ inline std::vector<std::vector<std::int32_t>> select_shared(std::vector<sharing_
       if (!std::binary_search(kept[h].begin(), kept[h].end(), static_cast<std::int32_t>(t)))
         others.push_back({head.scores[t], head.positions[t], h, static_cast<std::int32_t>(t)});
   }
-  std::stable_sort(others.begin(), others.end(), [](candidate const& a, candidate const& b) {
+  std::stable_sort(others.begin(), others.end(), [&](candidate const& a, candidate const& b) {
     if (ranks_before(a.score, 0, b.score, 0) || ranks_before(b.score, 0, a.score, 0))
       return ranks_before(a.score, 0, b.score, 0);
+    if (rule == tie::earlier_head_then_token) return false;  // the order they are listed in
     return a.position != b.position ? a.position < b.position : a.head < b.head;
   });
   for (std::ptrdiff_t i = 0; i < left && i < static_cast<std::ptrdiff_t>(others.size()); ++i)

@@ -58,6 +58,8 @@ TEST_CASE("options that make no sense are refused, naming themselves") {
   CHECK(contains(complaint({"--lengths", "0"}), "--lengths"));
   CHECK(contains(complaint({"--tokens", "many"}), "many"));
   CHECK(contains(complaint({"--colour"}), "--colour"));
+  CHECK(contains(complaint({"--stdin"}), "--chat"));
+  CHECK(contains(complaint({"--chat", "--needle", "3"}), "--needle"));
   CHECK_THROWS_AS(parse({"--needle", "3"}, false), bad_input);  // random weights find nothing
 }
 

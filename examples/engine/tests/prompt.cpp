@@ -34,14 +34,34 @@ TEST_CASE("a needle lies where it was hidden, and the question comes last") {
   tokenizer const words(test_model());
   needle const fact{"blue door", "48213"};
   std::vector<int> const document = words.tokens(prose(20));
-  std::vector<int> const prompt = hide(fact, document, 0.25, words);
+  std::vector<int> const prompt = hide(fact, document, 0.25, words).whole();
   std::size_t const before = document.size() / 4;
   CHECK(std::equal(prompt.begin(), prompt.begin() + static_cast<std::ptrdiff_t>(before), document.begin()));
   CHECK(text_of(words, prompt) ==
         text_of(words, std::span(document).first(before)) + "\nThe secret code of the blue door is 48213.\n" +
             text_of(words, std::span(document).subspan(before)) +
             "\n\nQuestion: What is the secret code of the blue door?\nAnswer: The secret code of the blue door is");
-  CHECK(hide(fact, document, 1.0, words).size() == prompt.size());
+  CHECK(hide(fact, document, 1.0, words).whole().size() == prompt.size());
+  CHECK(text_of(words, hide(fact, document, 0.25, words).question) == fact.question());
+}
+
+TEST_CASE("several needles lie in order, spread evenly, and nothing of the document is lost") {
+  tokenizer const words(test_model());
+  std::vector<needle> const facts{{"blue door", "48213"}, {"red safe", "00001"}, {"green gate", "99999"}};
+  std::vector<int> const document = words.tokens(prose(20));
+  prompt const p = hide(facts, document, words);
+  std::string text = text_of(words, p.document);
+  std::size_t last = 0;
+  for (needle const& fact : facts) {
+    std::size_t const at = text.find(fact.sentence());
+    REQUIRE(at != std::string::npos);
+    CHECK(at > last);
+    last = at;
+  }
+  for (needle const& fact : facts) text.erase(text.find(fact.sentence()), fact.sentence().size());
+  CHECK(text == prose(20));
+  CHECK(p.question.empty());
+  CHECK(text_of(words, p.repeat) == "\n\nRepeat the previous context exactly.\n");
 }
 
 TEST_CASE("an answer is the code and nothing more") {

@@ -15,10 +15,14 @@ namespace {
 answer_reader const nothing_to_read{[](int) { return std::string{}; }, [](int) { return false; },
                                     [](std::string const&) { return std::nullopt; }};
 
-std::vector<int> prompt(int tokens) {
+std::vector<int> some_tokens(int tokens, int first = 3) {
   std::vector<int> ids(static_cast<std::size_t>(tokens));
-  std::iota(ids.begin(), ids.end(), 3);
+  std::iota(ids.begin(), ids.end(), first);
   return ids;
+}
+
+prompt some_prompt(int document, int question) {
+  return {some_tokens(document), some_tokens(question, 1000), some_tokens(5, 2000), some_tokens(6, 2010)};
 }
 
 }  // namespace
@@ -27,7 +31,7 @@ TEST_CASE("the prompt at once and token by token give the same logits") {
   random_model model(2);
   auto const whole = make_attention("full", 1, cache_element::float32, model.shape(), 2);
   auto const stepwise = make_attention("full", 1, cache_element::float32, model.shape(), 2);
-  std::vector<int> const ids = prompt(40);
+  std::vector<int> const ids = some_tokens(40);
   whole->begin(40, 0);
   std::vector<float> const expected = model.prefill(ids, *whole);
   stepwise->begin(30, 10);
@@ -41,8 +45,9 @@ TEST_CASE("a table of every preset: smaller caches, and time that was measured")
   options o;
   o.compressions = {5};
   o.new_tokens = 4;
-  auto const rows = measure_rows(model, o, prompt(300), nothing_to_read);
-  REQUIRE(rows.size() == 6);
+  o.presets.push_back("kvzip");
+  auto const rows = measure_rows(model, o, some_prompt(280, 20), nothing_to_read);
+  REQUIRE(rows.size() == 7);
   for (measurement const& row : rows) {
     CAPTURE(row.preset);
     CHECK(row.tokens.size() == 4);
@@ -50,6 +55,7 @@ TEST_CASE("a table of every preset: smaller caches, and time that was measured")
     CHECK(row.attention.count() > 0);
     CHECK((row.compressing.count() > 0) == (row.preset != "full"));
     if (row.preset != "full") CHECK(row.cache_bytes * 4 < rows[0].cache_bytes);
+    CHECK((row.repeating.count() > 0) == (row.preset == "kvzip"));
     CHECK_FALSE(row.right.has_value());
   }
 }
@@ -57,7 +63,7 @@ TEST_CASE("a table of every preset: smaller caches, and time that was measured")
 TEST_CASE("a prompt longer than the context is refused") {
   random_model model(1);
   options o;
-  CHECK_THROWS_AS(measure_rows(model, o, prompt(model.shape().context), nothing_to_read), bad_input);
+  CHECK_THROWS_AS(measure_rows(model, o, some_prompt(model.shape().context - 3, 3), nothing_to_read), bad_input);
 }
 
 }  // namespace engine

@@ -45,6 +45,7 @@ TEST_CASE("a row as data holds every figure, and 'right' only where somebody kno
   nlohmann::json const unknown = to_json(m);
   CHECK(unknown["prefill_seconds"] == 2.0);
   CHECK(unknown["cache_bytes"] == 10);
+  CHECK(unknown["repetition_seconds"] == 0.0);
   CHECK_FALSE(unknown.contains("right"));
   m.right = false;
   CHECK(to_json(m)["right"] == false);

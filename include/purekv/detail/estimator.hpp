@@ -20,6 +20,13 @@ template <class E> constexpr bool needs_source() {
     return false;
 }
 
+template <class E> constexpr mass_reduction mass_by() {
+  if constexpr (requires { E::mass_by; })
+    return E::mass_by;
+  else
+    return mass_reduction::sum;
+}
+
 PUREKV_HD constexpr std::int64_t score_count(score_rows rows, layer_shape shape) {
   return std::int64_t{rows == score_rows::heads ? shape.heads : shape.kv_heads} * shape.tokens;
 }
@@ -56,6 +63,7 @@ template <class E> struct wrapper {
                 "this estimator wraps something that is not a purekv::Estimator (docs/concepts/estimator.md)");
   static constexpr score_rows rows = E::rows;
   static constexpr std::int32_t mass_queries = E::mass_queries;
+  static constexpr purekv::mass_reduction mass_by = detail::mass_by<E>();
   static constexpr bool signed_scores = has_signed_scores<E>();
   static constexpr bool needs_equal_heads = detail::needs_equal_heads<E>();
   static constexpr bool needs_source = detail::needs_source<E>();

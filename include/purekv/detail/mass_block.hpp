@@ -39,8 +39,8 @@ struct mass_scratch {
   }
 };
 
-/// Mass of the tokens [first, last) of one KV head: logits are computed anew, and exp2(logit - lse) is summed over the
-/// queries for each (key, lane). A lane belongs to one head throughout, so that masses per head fall out of it too.
+/// Mass of the tokens [first, last) of one KV head: logits are computed anew, and exp2(logit - lse) is reduced over
+/// the queries for each (key, lane). A lane belongs to one head throughout, so that masses per head fall out of it too.
 template <Pattern P, class TQ, Cache C> struct mass_block {
   P const& pattern;
   query_view<TQ> const& q;
@@ -50,6 +50,7 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
   float const* lse;
   std::ptrdiff_t lse_stride;
   score_rows rows;
+  mass_reduction by;
   score_view const& out;
 
   std::int32_t sequence, kv_head, first, last;
@@ -156,8 +157,13 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
     float* const mass = scratch.mass + std::ptrdiff_t{from - first} * block_lanes;
     for (std::int32_t lane = 0; lane < block_lanes; lane += lanes) {
       vec const l = load(scratch.lse + lane);
-      for (std::int32_t i = lane; i < keys * block_lanes; i += block_lanes)
-        store(mass + i, load(mass + i) + exp2(load(scratch.scores + i) - l));
+      auto const share = [&](std::int32_t i) { return exp2(load(scratch.scores + i) - l); };
+      if (by == mass_reduction::maximum)
+        for (std::int32_t i = lane; i < keys * block_lanes; i += block_lanes)
+          store(mass + i, max(share(i), load(mass + i)));
+      else
+        for (std::int32_t i = lane; i < keys * block_lanes; i += block_lanes)
+          store(mass + i, load(mass + i) + share(i));
     }
   }
 
@@ -192,20 +198,28 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
     return seen;
   }
 
+  float join(float a, float b) const {
+    if (by == mass_reduction::sum) return a + b;
+    return a > b ? a : b;
+  }
+
   void give_out() const {
     for (std::int32_t k = 0; k < last - first; ++k) {
       float const* const mass = scratch.mass + std::ptrdiff_t{k} * block_lanes;
       if (rows == score_rows::heads) {
         float of_head[block_lanes] = {};
         for (std::int32_t lane = 0, h = 0; lane < block_lanes; ++lane, h = h + 1 == heads ? 0 : h + 1)
-          of_head[h] += mass[lane];
+          of_head[h] = join(of_head[h], mass[lane]);
         for (std::int32_t h = 0; h < heads; ++h)
           out.row(sequence, kv_head * group + first_head + h)[first + k] = of_head[h];
       } else {
-        vec sum = {};
-        for (std::int32_t lane = 0; lane < block_lanes; lane += lanes) sum += load(mass + lane);
+        bool const maximum = by == mass_reduction::maximum;
+        vec all = load(mass);
+        for (std::int32_t lane = lanes; lane < block_lanes; lane += lanes)
+          all = maximum ? max(all, load(mass + lane)) : all + load(mass + lane);
+        float const joined = maximum ? largest(all) : total(all);
         float* const to = out.row(sequence, kv_head) + first + k;
-        *to = first_head == 0 ? total(sum) : *to + total(sum);
+        *to = first_head == 0 ? joined : join(*to, joined);
       }
     }
   }

@@ -154,6 +154,14 @@ PUREKV_INLINE float total(vec x) {
   return sum[0];
 }
 
+/// The largest lane; lanes are not NaN.
+PUREKV_INLINE float largest(vec x) {
+  float most[lanes];
+  store(most, x);
+  for (std::int32_t i = 1; i < lanes; ++i) most[0] = most[i] > most[0] ? most[i] : most[0];
+  return most[0];
+}
+
 /// 2^x for x < 128, relative error 2e-7, exact at whole x; 0 for -inf, NaN for NaN. Below -126 results may be 0.
 PUREKV_INLINE vec exp2(vec x) {
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
