@@ -25,6 +25,7 @@ measurement answer_prompt(language_model& model, measured_attention& attention, 
   result.prefill = clock::now() - start;
   result.attention = attention.attention_time();
   result.compressing = attention.compression_time();
+  result.layers = attention.layer_times();
   result.cache_bytes = attention.cache_bytes();
   result.peak_cache_bytes = attention.peak_cache_bytes();
 

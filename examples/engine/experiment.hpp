@@ -21,6 +21,7 @@ struct measurement {
   int prompt_tokens = 0;
   std::int64_t cache_bytes = 0, peak_cache_bytes = 0;
   seconds prefill{}, attention{}, compressing{};  // attention and compressing are parts of prefill
+  std::vector<seconds> layers;                    // prefill layer by layer
   double decoded_per_second = 0;
 };
 
