@@ -69,7 +69,7 @@ template <class T> struct stack {
   float const* key(int l, int s, int h, int row) const {
     return &k[l][((begin_of(s) + row) * std::size_t(model.kv_heads) + h) * model.dim];
   }
-  float* value(int l, int s, int h, int row) {
+  float const* value(int l, int s, int h, int row) const {
     return &v[l][((begin_of(s) + row) * std::size_t(model.kv_heads) + h) * model.dim];
   }
 
@@ -179,12 +179,12 @@ template <class T> struct stack {
   }
 };
 
-// The compressor written out: the vote of the last 8 queries, mean over the group, times the value norm.
+// The compressor written out: the vote of the last 8 queries, mean over the group.
 template <class B, class P> using voted = compressor<cross_layer<group_mean<window_attention<8>>>, B, P>;
 
 // What every row of a sequence is worth to the layers that drop: the mean over the KV heads of
-// max over the band's layers (mean over the group (mass of the last 8 queries)) * ||v of the band's last layer||.
-template <class T> std::vector<double> row_scores(stack<T>& e, source_band band, int s) {
+// max over the band's layers (mean over the group (mass of the last 8 queries)).
+template <class T> std::vector<double> row_scores(stack<T> const& e, source_band band, int s) {
   int const n = e.prompt[s], group = e.model.heads / e.model.kv_heads, dim = e.model.dim;
   std::vector<double> score(n, 0);
   for (int h = 0; h < e.model.kv_heads; ++h) {
@@ -205,11 +205,7 @@ template <class T> std::vector<double> row_scores(stack<T>& e, source_band band,
         }
       for (int t = 0; t < n; ++t) most[t] = std::max(most[t], mass[t]);
     }
-    for (int t = 0; t < n; ++t) {
-      double norm = 0;
-      for (int d = 0; d < dim; ++d) norm += std::pow(oracle::exact(T(e.value(band.last, s, h, t)[d])), 2);
-      score[t] += most[t] * std::sqrt(norm) / e.model.kv_heads;
-    }
+    for (int t = 0; t < n; ++t) score[t] += most[t] / e.model.kv_heads;
   }
   return score;
 }
@@ -368,7 +364,7 @@ TEST_CASE("with everything kept, dropping is full attention, bit for bit") {
   }
 }
 
-TEST_CASE("the last row goes on whatever it is worth; a NaN value ranks last; gaps in the positions stay") {
+TEST_CASE("the last row goes on whatever it is worth; gaps in the positions stay") {
   SEEDED(random);
   model_shape const model{2, 2, 1, 8};
   source_band const band{0, 0};
@@ -377,16 +373,13 @@ TEST_CASE("the last row goes on whatever it is worth; a NaN value ranks last; ga
   stack<float> e(model, {20}, random);
   e.first_position = 5;
   e.step = 3;
-  for (int d = 0; d < 8; ++d) e.value(0, 0, 0, 19)[d] = 0;  // worth nothing
-  std::vector<double> score = row_scores(e, band, 0);
-  int const best = static_cast<int>(std::max_element(score.begin(), score.end()) - score.begin());
-  e.value(0, 0, 0, best)[3] = NAN;
-  score[best] = -1;
+  for (int d = 0; d < 8; ++d) e.k[0][19 * 8 + d] = -9 * e.q[0][(19 * 2 + 0) * 8 + d] - 9 * e.q[0][(19 * 2 + 1) * 8 + d];
+  std::vector<double> const score = row_scores(e, band, 0);
+  REQUIRE(std::min_element(score.begin(), score.end()) - score.begin() == 19);  // worth least
   thread_team team(1);
   REQUIRE(e.prefill(p, team).ok());
   rows_of_sequences const rows = e.kept_rows(p);
   CHECK(rows[0].back() == 19);
-  CHECK(!std::binary_search(rows[0].begin(), rows[0].end(), best));
   CHECK(keeps_the_best(score, rows[0], 10, none{}));
   check_dropped_layer(e, 1, rows);
 }
@@ -465,8 +458,13 @@ TEST_CASE("bad calls give their status and leave every buffer alone") {
   rows_of_sequences other = rows;
   other[0].pop_back();
   refused(errc::mismatch, "no more and no less", [&] { return e.call(p, team, 2, other); });
-  other[1].push_back(29);  // as many rows in all
+  for (int row = 0; other[1].size() == rows[1].size(); ++row)  // as many rows in all
+    if (std::count(other[1].begin(), other[1].end(), row) == 0) other[1].push_back(row);
+  std::sort(other[1].begin(), other[1].end());
   refused(errc::mismatch, "no more and no less", [&] { return e.call(p, team, 2, other); });
+  REQUIRE(e.call(p, team, 2, other).code == errc::mismatch);
+  e.calls[2].offset[0] = 1;
+  refused(errc::mismatch, "offset does not run from 0", [&] { return e.call(p, team, 2); });
   e.first_position = 1;
   refused(errc::bad_positions, "other positions", [&] { return e.call(p, team, 2, rows); });
   e.first_position = 0;

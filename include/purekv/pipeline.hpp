@@ -428,6 +428,7 @@ template <class Compressor, Pattern P> class pipeline {
   template <class TQ> status check_kept_rows(query_view<TQ> const& q) const {
     if (*state_.chosen == 0)
       return {errc::not_ready, "pipeline::prefill: the source of this layer has not been scored yet"};
+    if (status const s = detail::check_batch(q.batch, q.rows.tokens); !s.ok()) return s;
     for (std::int32_t s = 0; s < state_.sequences; ++s)
       if (q.count(s) != state_.kept.count(s))
         return {errc::mismatch,
@@ -546,7 +547,7 @@ template <class Compressor, Pattern P> class pipeline {
     if constexpr (cross_layer) {
       std::int32_t const first = schedule_.first_dropping();
       if (first < model_.layers && schedule_.bands[schedule_.layers[first].source].last == layer)
-        if (status const s = choose_rows(exec, layer, seen, own.full, memory); !s.ok()) return s;
+        if (status const s = choose_rows(exec, layer, own.full, memory); !s.ok()) return s;
     }
     for (std::int32_t l = 0; l <= layer; ++l)
       if (needs_full(l) && evicts_at(l) == layer) {
@@ -564,17 +565,16 @@ template <class Compressor, Pattern P> class pipeline {
     return accumulate_source(exec, compressor_.estimator, compressor_.protect, scores, cache, first, source, work);
   }
 
-  /// The one set of tokens that goes on above the source, by its score times the value norm of its last layer.
+  /// The one set of tokens that goes on above the source, by its score. Value norms stay out: those of the layers that
+  /// drop are not known yet, and one layer's would take the same small words out of the middle of a span in all of
+  /// them.
   template <class TQ, class T>
-  status choose_rows(cpu exec, std::int32_t layer, evidence<P, TQ> const& seen, contiguous_cache<T> const& full,
+  status choose_rows(cpu exec, std::int32_t layer, contiguous_cache<T> const& full,
                      prefill_memory<T, TQ> const& memory) const {
-    score_view const scores = dense_scores(memory.scores, state_.sequences, model_.kv_heads, state_.longest);
     source_view const source = band_source(schedule_.layers[schedule_.first_dropping()].source);
-    if (status const s = score(exec, compressor_.estimator, seen, full, source, scores, memory.rest); !s.ok()) return s;
+    auto const c = detail::one_set(compressor_);
     layer_position const where{layer, model_.layers};
-    if (status const s = select(exec, detail::one_set(compressor_), scores, full, state_.kept, memory.rest, where);
-        !s.ok())
-      return s;
+    if (status const s = select(exec, c, source.scores, full, state_.kept, memory.rest, where); !s.ok()) return s;
     if (exec.rank() == 0) *state_.chosen = 1;
     exec.sync();
     return {};
