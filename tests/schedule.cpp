@@ -31,6 +31,27 @@ TEST_CASE("one_source defers the layers up to the source and prunes first above 
   CHECK(words.find("layers 4-5: evict by layers 1-3, then attend to what is kept\n") != std::string::npos);
 }
 
+TEST_CASE("above a layer that drops tokens all layers drop, by the same source") {
+  std::array<layer_plan, 5> layers;
+  std::array<source_band, 2> const bands{source_band{0, 0}, source_band{1, 1}};
+  one_source(layers.data(), 5, bands[0], evict_when::dropping);
+  layers[1] = {evict_when::deferred, 1};
+  layers[2] = {evict_when::before_attending, 1};
+  CHECK(validate(make(layers, bands)).ok());
+  CHECK(make(layers, bands).first_dropping() == 3);
+  CHECK(describe(make(layers, bands)).find("layers 3-4: compute only the tokens kept by layer 0\n") !=
+        std::string::npos);
+  for (layer_plan top : {layer_plan{evict_when::never, -1}, layer_plan{evict_when::before_attending, 0},
+                         layer_plan{evict_when::dropping, 1}}) {
+    layers[4] = top;
+    status const s = validate(make(layers, bands));
+    CHECK(s.code == errc::bad_policy);
+    CHECK(std::string(s.message).find("all layers drop, by the same source") != std::string::npos);
+  }
+  own_source(layers.data(), 5, evict_when::never);
+  CHECK(make(layers, bands).first_dropping() == 5);
+}
+
 TEST_CASE("own_source gives every layer its own score") {
   std::array<layer_plan, 3> layers;
   own_source(layers.data(), 3, evict_when::after_attending);
@@ -57,10 +78,16 @@ TEST_CASE("a schedule that cannot be met is refused with a sentence") {
   refuse({evict_when::deferred, -1}, 0, "at or above it");
   refuse({evict_when::after_attending, 0}, 0, "must defer");
   refuse({evict_when::never, 1}, 0, "not there");
+  refuse({evict_when::dropping, 0}, 1, "drops tokens must lie above its source");
+  refuse({evict_when::dropping, -1}, 3, "drops tokens must lie above its source");
 
   std::array<source_band, 2> const two{source_band{0, 0}, source_band{2, 3}};
   std::array<layer_plan, 4> layers{};
   layers[2] = {evict_when::before_attending, 0};
+  CHECK(std::string(validate(make(layers, two)).message).find("a source must attend to all") != std::string::npos);
+
+  layers[2] = {evict_when::dropping, 0};
+  layers[3] = {evict_when::dropping, 0};
   CHECK(std::string(validate(make(layers, two)).message).find("a source must attend to all") != std::string::npos);
 
   for (source_band band : {source_band{-1, 0}, source_band{2, 1}, source_band{0, 4}}) {

@@ -5,6 +5,7 @@
 #include <purekv/status.hpp>
 
 #include <cstdint>
+#include <span>
 
 namespace engine {
 
@@ -24,6 +25,11 @@ class attention {
   virtual ~attention() = default;
 
   virtual void begin(int prompt_tokens, int new_tokens) = 0;
+
+  /// Which rows, ascending, of those that come out of the layer below enter this one and those above; none: all of
+  /// them. Asked before `open`. The last row, which the logits are made of, is always there.
+  virtual std::span<std::int32_t const> rows_entering(int /*layer*/) const { return {}; }
+
   virtual void open(int layer, int tokens, std::int32_t const* positions) = 0;
   virtual purekv::status run(purekv::cpu exec, int layer, layer_rows const& rows) = 0;
   virtual void close(int layer) = 0;

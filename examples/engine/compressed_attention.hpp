@@ -8,6 +8,7 @@
 #include <purekv/pipeline.hpp>
 #include <purekv/take_back.hpp>
 
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -50,6 +51,14 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
     storage_.assign(layers_.size(), {});
     state_ = aligned_memory(pipeline_.state_bytes(1, prompt_));
     pipeline_.begin(1, &prompt_, new_tokens_, {state_.data(), state_.bytes()}).or_throw();
+    layer_times_.clear();
+    lap_.start();
+  }
+
+  std::span<std::int32_t const> rows_entering(int layer) const override {
+    if (prefilled_ || layer != schedule_.view().first_dropping()) return {};
+    purekv::selection const rows = pipeline_.kept_rows();
+    return {rows.tokens(0), static_cast<std::size_t>(rows.count(0))};
   }
 
   void open(int layer, int tokens, std::int32_t const* positions) override {
@@ -64,6 +73,8 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
 
   void close(int layer) override {
     if (prefilled_) return;
+    layer_times_.emplace_back();
+    lap_.charge_to(layer_times_.back());
     for (int l = 0; l <= layer; ++l)
       if (pipeline_.released(l)) layers_[index(l)].full.reset();
     if (layer + 1 < model_.layers) return;
@@ -91,11 +102,12 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
 
   seconds attention_time() const override { return attention_time_; }
   seconds compression_time() const override { return compression_time_; }
+  std::vector<seconds> layer_times() const override { return layer_times_; }
   int first_layer_that_differs() const override {
-    int layer = 0;
-    while (layer < model_.layers && schedule_.layers[index(layer)].when != purekv::evict_when::before_attending)
-      ++layer;
-    return layer;
+    auto const first = std::ranges::find_if(schedule_.layers, [](purekv::layer_plan const& plan) {
+      return plan.when == purekv::evict_when::before_attending || plan.when == purekv::evict_when::dropping;
+    });
+    return static_cast<int>(first - schedule_.layers.begin());
   }
   std::int64_t cache_bytes() const override { return meter_.now(); }
   std::int64_t peak_cache_bytes() const override { return meter_.peak(); }
@@ -145,7 +157,8 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
   aligned_memory state_, workspace_;
   std::int32_t prompt_ = 0, new_tokens_ = 0;
   bool prefilled_ = false;
-  stopwatch watch_;
+  stopwatch watch_, lap_;
+  std::vector<seconds> layer_times_;
   seconds attention_time_{}, compression_time_{};
   seconds* charged_ = &attention_time_;
 };

@@ -119,13 +119,13 @@ std::vector<float> engine::replay(recorded_prompt const& pass, int first, attent
   }
   hidden_ = pass.hidden[static_cast<std::size_t>(first)];
   for (int layer = first; layer < shape().layers; ++layer) this->pass(layer, attention);
-  return logits(static_cast<int>(tokens) - 1, 1);
+  return logits(static_cast<int>(positions_.size()) - 1, 1);
 }
 
 std::vector<float> engine::extend(std::span<int const> tokens, int position, attention& attention) {
   embed(tokens, position);
   for (int layer = 0; layer < shape().layers; ++layer) pass(layer, attention);
-  return logits(static_cast<int>(tokens.size()) - 1, 1);
+  return logits(static_cast<int>(positions_.size()) - 1, 1);
 }
 
 void engine::place(std::size_t tokens, int first_position) {
@@ -145,7 +145,23 @@ void engine::embed(std::span<int const> tokens, int first_position) {
   });
 }
 
+/// The other rows of the residual stream are forgotten.
+void engine::go_on_with(std::span<std::int32_t const> rows) {
+  std::vector<float> kept(rows.size() * static_cast<std::size_t>(shape().hidden));
+  compute([&](ggml_context* context) {
+    ggml_tensor* const ids = ggml_new_tensor_1d(context, GGML_TYPE_I32, static_cast<std::int64_t>(rows.size()));
+    ids->data = const_cast<std::int32_t*>(rows.data());
+    ggml_tensor* const x = ggml_get_rows(context, hidden_states(context, 0, static_cast<int>(positions_.size())), ids);
+    x->data = kept.data();
+    return x;
+  });
+  hidden_ = std::move(kept);
+  for (std::size_t i = 0; i < rows.size(); ++i) positions_[i] = positions_[static_cast<std::size_t>(rows[i])];
+  positions_.resize(rows.size());
+}
+
 void engine::pass(int layer, attention& attention) {
+  if (auto const rows = attention.rows_entering(layer); !rows.empty()) go_on_with(rows);
   block_weights const& w = model_.block(layer);
   model_shape const& s = shape();
   int const tokens = static_cast<int>(positions_.size());

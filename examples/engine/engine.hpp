@@ -45,6 +45,7 @@ class engine final : public language_model {
 
   void place(std::size_t tokens, int first_position);
   void embed(std::span<int const> tokens, int first_position);
+  void go_on_with(std::span<std::int32_t const> rows);
   void pass(int layer, attention& attention);
   void compute(std::function<ggml_tensor*(ggml_context*)> const& build);
   ggml_tensor* hidden_states(ggml_context* context, int first, int count);
@@ -56,7 +57,7 @@ class engine final : public language_model {
   ggml_backend_ptr backend_;
   ggml_gallocr_ptr allocator_;
   std::vector<std::byte> graph_memory_;
-  std::vector<float> hidden_;  // [tokens, hidden] between layers
+  std::vector<float> hidden_;  // [tokens, hidden] between layers, tokens at positions_
   std::vector<std::int32_t> positions_;
 };
 

@@ -40,6 +40,7 @@ int generate(language_model& model, measured_attention& attention, std::vector<f
 void note_cost(measured_attention const& attention, measurement& result) {
   result.attention = attention.attention_time();
   result.compressing = attention.compression_time();
+  result.layers = attention.layer_times();
   result.cache_bytes = attention.cache_bytes();
   result.peak_cache_bytes = attention.peak_cache_bytes();
 }

@@ -23,6 +23,7 @@ struct measurement {
   std::int64_t cache_bytes = 0, peak_cache_bytes = 0;
   seconds prefill{}, attention{}, compressing{};  // attention and compressing are parts of prefill
   seconds repeating{}, asking{};  // the document's repetition; the question's pass, where it has its own
+  std::vector<seconds> layers;    // prefill layer by layer
   double decoded_per_second = 0;
 };
 

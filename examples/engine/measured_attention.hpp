@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <string>
+#include <vector>
 
 namespace engine {
 
@@ -26,6 +27,9 @@ class measured_attention : public attention {
   /// Seconds of the prompt's pass: caching and attending; scoring, selecting and compacting.
   virtual seconds attention_time() const = 0;
   virtual seconds compression_time() const = 0;
+
+  /// Of the prompt's pass, everything the engine does included: from the end of the layer below, or `begin`, on.
+  virtual std::vector<seconds> layer_times() const { return {}; }
 
   /// Keys, values, positions and bookkeeping as allocated, the room for new tokens included: now, and at most.
   virtual std::int64_t cache_bytes() const = 0;

@@ -13,7 +13,8 @@ struct options {
   std::string question;
   int tokens = 0;  // of the document; 0: all
   std::vector<int> compressions{5, 10, 20, 30};
-  std::vector<std::string> presets{"full", "streaming", "snapkv", "purekv_paper", "purekv", "purekv_deep"};
+  std::vector<std::string> presets{"full",   "streaming",   "snapkv",     "purekv_paper",
+                                   "purekv", "purekv_drop", "purekv_deep"};
   cache_element element = cache_element::float16;
   bool float_weights = false;
   int threads = 0;  // 0: all of the machine

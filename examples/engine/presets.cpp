@@ -21,10 +21,11 @@ layer_schedule own_scores(int layers, purekv::evict_when when) {
   return result;
 }
 
-/// The layers up to the band's last wait for its score, those above prune first.
-layer_schedule scored_by(purekv::source_band band, int layers) {
+/// The layers up to the band's last wait for its score, those above prune first, or drop.
+layer_schedule scored_by(purekv::source_band band, int layers,
+                         purekv::evict_when above = purekv::evict_when::before_attending) {
   layer_schedule result{std::vector<purekv::layer_plan>(static_cast<std::size_t>(layers)), {band}};
-  purekv::one_source(result.layers.data(), layers, band);
+  purekv::one_source(result.layers.data(), layers, band, above);
   return result;
 }
 
@@ -53,6 +54,9 @@ std::unique_ptr<measured_attention> make(std::string const& preset, int compress
   if (preset == "purekv_paper")
     return attention(purekv::purekv_paper<purekv::ratio>{}, scored_by({layers / 4, layers / 4}, layers));
   if (preset == "purekv") return attention(purekv::purekv_early<purekv::ratio>{}, scored_by({0, layers / 3}, layers));
+  if (preset == "purekv_drop")
+    return attention(purekv::purekv_early<purekv::ratio>{},
+                     scored_by({0, layers / 3}, layers, purekv::evict_when::dropping));
   if (preset == "purekv_deep")
     return attention(purekv::purekv_deep<purekv::ratio>{}, scored_by({layers * 8 / 15, layers * 3 / 4}, layers));
   check_preset(preset);
@@ -62,8 +66,8 @@ std::unique_ptr<measured_attention> make(std::string const& preset, int compress
 }  // namespace
 
 std::vector<std::string> const& preset_names() {
-  static std::vector<std::string> const names{"full",         "streaming", "h2o",         "snapkv",
-                                              "purekv_paper", "purekv",    "purekv_deep", "kvzip"};
+  static std::vector<std::string> const names{"full",   "streaming",   "h2o",         "snapkv", "purekv_paper",
+                                              "purekv", "purekv_drop", "purekv_deep", "kvzip"};
   return names;
 }
 

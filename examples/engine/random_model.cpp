@@ -52,11 +52,11 @@ void normalise(purekv::cpu exec, std::vector<float> const& x, std::vector<float>
   exec.sync();
 }
 
-void rotate(purekv::cpu exec, std::vector<float>& x, int tokens, int heads, int dim, int first_position) {
-  for (int t = exec.rank(); t < tokens; t += exec.size())
+void rotate(purekv::cpu exec, std::vector<float>& x, std::vector<std::int32_t> const& positions, int heads, int dim) {
+  for (int t = exec.rank(), tokens = static_cast<int>(positions.size()); t < tokens; t += exec.size())
     for (int i = 0; i < dim; i += 2) {
-      float const angle =
-          static_cast<float>(first_position + t) * std::pow(1e5f, -static_cast<float>(i) / static_cast<float>(dim));
+      float const position = static_cast<float>(positions[static_cast<std::size_t>(t)]);
+      float const angle = position * std::pow(1e5f, -static_cast<float>(i) / static_cast<float>(dim));
       float const cosine = std::cos(angle), sine = std::sin(angle);
       for (int h = 0; h < heads; ++h) {
         float* const pair = x.data() + (std::ptrdiff_t{t} * heads + h) * dim + i;
@@ -93,7 +93,8 @@ std::vector<float> random_model::extend(std::span<int const> tokens, int positio
 }
 
 std::vector<float> random_model::pass(std::span<int const> ids, int first_position, attention& attention) {
-  int const tokens = static_cast<int>(ids.size()), hidden = shape_.hidden, wide = shape_.feed_forward;
+  int tokens = static_cast<int>(ids.size());
+  int const hidden = shape_.hidden, wide = shape_.feed_forward;
   int const q_width = shape_.heads * shape_.dim, kv_width = shape_.kv_heads * shape_.dim;
   auto rows = [&](int width) { return std::vector<float>(ids.size() * static_cast<std::size_t>(width)); };
   std::vector<float> x = rows(hidden), normed = rows(hidden), q = rows(q_width), k = rows(kv_width), v = rows(kv_width),
@@ -107,14 +108,23 @@ std::vector<float> random_model::pass(std::span<int const> ids, int first_positi
   for (int l = 0; l < shape_.layers; ++l) {
     block const& w = blocks_[static_cast<std::size_t>(l)];
     purekv::status status;
+    if (auto const kept = attention.rows_entering(l); !kept.empty()) {
+      for (std::size_t i = 0; i < kept.size(); ++i) {
+        auto const from = x.begin() + std::ptrdiff_t{kept[i]} * hidden;
+        std::copy_n(from, hidden, x.begin() + static_cast<std::ptrdiff_t>(i) * hidden);
+        positions[i] = positions[static_cast<std::size_t>(kept[i])];
+      }
+      tokens = static_cast<int>(kept.size());
+      positions.resize(kept.size());
+    }
     attention.open(l, tokens, positions.data());
     team_.run([&](purekv::cpu exec) {
       normalise(exec, x, normed, tokens, hidden);
       multiply(exec, normed.data(), w.q, q.data(), tokens, hidden, q_width);
       multiply(exec, normed.data(), w.k, k.data(), tokens, hidden, kv_width);
       multiply(exec, normed.data(), w.v, v.data(), tokens, hidden, kv_width);
-      rotate(exec, q, tokens, shape_.heads, shape_.dim, first_position);
-      rotate(exec, k, tokens, shape_.kv_heads, shape_.dim, first_position);
+      rotate(exec, q, positions, shape_.heads, shape_.dim);
+      rotate(exec, k, positions, shape_.kv_heads, shape_.dim);
       purekv::status const s =
           attention.run(exec, l, {tokens, positions.data(), q.data(), k.data(), v.data(), attended.data()});
       if (exec.rank() == 0) status = s;

@@ -92,6 +92,7 @@ nlohmann::json to_json(measurement const& r) {
                       {"repetition_seconds", r.repeating.count()},
                       {"question_seconds", r.asking.count()},
                       {"decoded_tokens_per_second", r.decoded_per_second}};
+  for (seconds const layer : r.layers) json["layer_seconds"].push_back(layer.count());
   if (r.right) json["right"] = *r.right;
   return json;
 }

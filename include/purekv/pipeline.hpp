@@ -7,6 +7,7 @@
 #include <purekv/compressor.hpp>
 #include <purekv/decode.hpp>
 #include <purekv/detail/carve.hpp>
+#include <purekv/detail/one_set.hpp>
 #include <purekv/detail/prompt_cache.hpp>
 #include <purekv/schedule.hpp>
 #include <purekv/score.hpp>
@@ -36,8 +37,10 @@ struct pipeline_cost {
   std::int64_t peak_bytes = 0;    // while the prompt passes, layer by layer, memory taken as late as possible
   std::int64_t steady_bytes = 0;  // afterwards
   std::int64_t full_bytes = 0;    // a cache that keeps everything
-  double pairs = 0;       // (query head, key) pairs computed; for prune-first layers with kept tokens evenly spread
-  double full_pairs = 0;  // the same with every layer attending to all that its pattern shows
+  double pairs = 0;               // (query head, key) pairs computed; above a source with kept tokens evenly spread
+  double full_pairs = 0;          // the same with every layer attending to all that its pattern shows
+  std::int64_t rows = 0;          // (layer, token) pairs that pass: the work beside attention
+  std::int64_t full_rows = 0;
 };
 
 /// The two kinds of work in a prefill call: caching and attending; scoring, selecting and compacting.
@@ -84,23 +87,37 @@ template <class Compressor, Pattern P> class pipeline {
     return compressor_.budget.check();
   }
 
-  /// False for layers that never evict: their prompt goes straight into `kept`.
-  bool needs_full(std::int32_t layer) const { return schedule_.layers[layer].when != evict_when::never; }
+  /// False for layers that never evict or drop: what they get goes straight into `kept`.
+  bool needs_full(std::int32_t layer) const {
+    return schedule_.layers[layer].when != evict_when::never && !drops(layer);
+  }
   /// True for deferred layers.
   bool keeps_full(std::int32_t layer) const { return schedule_.layers[layer].when == evict_when::deferred; }
   /// The layer whose prefill call fills `kept` of this one.
   std::int32_t evicts_at(std::int32_t layer) const { return schedule_.evicts_at(layer); }
+  /// Whether this layer gets the rows of kept_rows() only.
+  bool drops(std::int32_t layer) const { return schedule_.layers[layer].when == evict_when::dropping; }
+  /// The rows of the prompt that enter the layers that drop, one list per sequence: tokens(s) are ascending indices
+  /// into the rows of sequence s, count(s) of them. The last row, whose logits an engine wants, is always there; more
+  /// such rows are the compressor's to pin. They lie in the lent state; no rows before the source's last layer has had
+  /// its prompt.
+  selection kept_rows() const { return state_.chosen != nullptr && *state_.chosen != 0 ? state_.kept : selection{}; }
   /// Whether `full` of this layer is not needed any more for this prompt.
   bool released(std::int32_t layer) const { return state_.evicted[layer] != 0; }
 
   /// Tokens a head of this layer keeps of a prompt (on average over heads, for budgets across heads).
   std::int32_t kept_tokens(std::int32_t layer, std::int32_t prompt_tokens) const {
-    if (!needs_full(layer) || prompt_tokens <= 0) return prompt_tokens;
-    std::int32_t const budget = compressor_.budget.keep(budget_input{prompt_tokens, layer, model_.layers});
-    std::int32_t pinned = 0;
-    for (std::int32_t p = 0; p < prompt_tokens; ++p) pinned += compressor_.protect.pinned(p, prompt_tokens - 1);
-    std::int32_t const keep = budget > pinned ? budget : pinned;
-    return keep < prompt_tokens ? keep : prompt_tokens;
+    layer_plan const& plan = schedule_.layers[layer];
+    if (plan.when == evict_when::never || prompt_tokens <= 0) return prompt_tokens;
+    auto const most = [&](auto const& c, std::int32_t where) {
+      std::int32_t const budget = c.budget.keep(budget_input{prompt_tokens, where, model_.layers});
+      std::int32_t pinned = 0;
+      for (std::int32_t p = 0; p < prompt_tokens; ++p) pinned += c.protect.pinned(p, prompt_tokens - 1);
+      std::int32_t const keep = budget > pinned ? budget : pinned;
+      return keep < prompt_tokens ? keep : prompt_tokens;
+    };
+    return drops(layer) ? most(detail::one_set(compressor_), schedule_.bands[plan.source].last)
+                        : most(compressor_, layer);
   }
 
   /// Slots that `kept` of this layer needs for one sequence; sum them for a batch.
@@ -156,12 +173,13 @@ template <class Compressor, Pattern P> class pipeline {
     for (std::int32_t s = 0; s < sequences; ++s) state_.tokens[s] = tokens[s];
     for (std::int32_t l = 0; l < model_.layers; ++l) state_.fed[l] = state_.evicted[l] = 0;
     for (std::int32_t b = 0; b < schedule_.band_count; ++b) state_.scored[b] = 0;
+    if (state_.chosen != nullptr) *state_.chosen = 0;
     return {};
   }
 
   /// One layer of the prompt: caches k and v, attends, and evicts what the schedule says is due, in this layer and in
-  /// those that were waiting for it. Layers come in order, each with all queries of the prompt in one call; only where
-  /// no layer ever evicts may the prompt come in chunks.
+  /// those that were waiting for it. Layers come in order, each with all queries of the prompt in one call, those that
+  /// drop with the queries of kept_rows(); only where no layer ever evicts may the prompt come in chunks.
   /// q : [heads, queries, dim], k : [kv_heads, queries, dim], v : [kv_heads, queries, value dim],
   /// out : [heads, queries, value dim], storage : [layers].
   template <class TQ, class TI, class T, class TO>
@@ -174,17 +192,14 @@ template <class Compressor, Pattern P> class pipeline {
     exec.sync();  // every rank has checked; from here on lengths and state change
     enter(exec, pipeline_phase::attending);
 
-    if (plan.when == evict_when::never) {
-      if (exec.rank() == 0 && state_.fed[layer] == 0) lay_out_whole(own.kept);
-      exec.sync();
-      return prefill_whole(exec, layer, q, k, v, own.kept, out, work);
-    }
+    if (plan.when == evict_when::never) return prefill_whole(exec, layer, q, k, v, own.kept, out, work);
 
     prefill_memory<T, TQ> memory;
     detail::carve carved{work};
     memory.take(*this, exec, layer, q, prompt_shape<T>(q), carved);
     if (!memory.fits)
       return {errc::workspace_too_small, "pipeline::prefill: workspace smaller than prefill_workspace()"};
+    if (drops(layer)) return prefill_whole(exec, layer, q, k, v, own.kept, out, memory.rest);
 
     if (exec.rank() == 0)
       for (std::int32_t i = 0; i < state_.sequences * model_.kv_heads; ++i) own.full.lengths[i] = 0;
@@ -229,10 +244,12 @@ template <class Compressor, Pattern P> class pipeline {
       cost.peak_bytes = live > cost.peak_bytes ? live : cost.peak_bytes;
       cost.steady_bytes += kept_slots(l, prompt_tokens, new_tokens) * slot;
       cost.full_bytes += std::int64_t{model_.kv_heads} * (std::int64_t{prompt_tokens} + new_tokens) * slot;
-      bool const pruned = schedule_.layers[l].when == evict_when::before_attending && prompt_tokens > 0;
+      bool const pruned = (drops(l) || schedule_.layers[l].when == evict_when::before_attending) && prompt_tokens > 0;
       double const share = pruned ? static_cast<double>(kept_tokens(l, prompt_tokens)) / prompt_tokens : 1.0;
-      cost.pairs += visible * share;
+      cost.pairs += visible * share * (drops(l) ? share : 1.0);
       cost.full_pairs += visible;
+      cost.rows += drops(l) ? kept_tokens(l, prompt_tokens) : prompt_tokens;
+      cost.full_rows += prompt_tokens;
     }
     return cost;
   }
@@ -254,6 +271,10 @@ template <class Compressor, Pattern P> class pipeline {
     bytes("steady ", c.steady_bytes);
     text.append("pairs computed ");
     percent(c.pairs, c.full_pairs);
+    if (c.rows < c.full_rows) {
+      text.append(", rows computed ");
+      percent(static_cast<double>(c.rows), static_cast<double>(c.full_rows));
+    }
     return text.append("\n");
   }
 
@@ -266,6 +287,8 @@ template <class Compressor, Pattern P> class pipeline {
     std::int32_t* evicted = nullptr;    // [layers]
     std::int32_t* scored = nullptr;     // [bands] layers scored
     float* scores = nullptr;            // [bands, sequences, kv_heads, longest]
+    selection kept;                     // the rows that enter the layers that drop
+    std::int32_t* chosen = nullptr;     // [1] whether they are known; null where no layer drops
   };
 
   /// Everything a prefill call needs beside the operations' own workspaces.
@@ -303,6 +326,7 @@ template <class Compressor, Pattern P> class pipeline {
         cover(accumulate_source_workspace(exec, p.compressor_.estimator, cache));
       }
       cover(select_workspace(exec, p.compressor_, cache));
+      cover(select_workspace(exec, detail::one_set(p.compressor_), cache));
       rest = {memory.take<std::byte>(static_cast<std::int64_t>(most)), most};
       fits = memory.fits();
       return memory.bytes();
@@ -317,6 +341,15 @@ template <class Compressor, Pattern P> class pipeline {
     s.evicted = memory.take<std::int32_t>(model_.layers);
     s.scored = memory.take<std::int32_t>(schedule_.band_count);
     s.scores = memory.take<float>(schedule_.band_count * (std::int64_t{sequences} * model_.kv_heads * longest));
+    if (schedule_.first_dropping() < model_.layers) {
+      std::int64_t const rows = std::int64_t{sequences} * longest;
+      s.kept = {.offset = memory.take<std::int64_t>(std::int64_t{sequences} + 1),
+                .token = memory.take<std::int32_t>(rows),
+                .capacity = rows,
+                .rows = sequences,
+                .scope = selection_scope::layer};
+      s.chosen = memory.take<std::int32_t>(1);
+    }
     return s;
   }
 
@@ -353,10 +386,12 @@ template <class Compressor, Pattern P> class pipeline {
 
   template <class TQ, class T>
   status check_prompt(std::int32_t layer, query_view<TQ> const& q, layer_storage<T> const* storage) const {
+    if (drops(layer))
+      if (status const s = check_kept_rows(q); !s.ok()) return s;
     bool whole = true;
-    for (std::int32_t s = 0; s < state_.sequences; ++s) whole = whole && q.count(s) == state_.tokens[s];
+    for (std::int32_t s = 0; s < state_.sequences; ++s) whole = whole && q.count(s) == rows_of(layer, s);
     bool evicts = false;
-    for (std::int32_t l = 0; l < model_.layers; ++l) evicts = evicts || needs_full(l);
+    for (std::int32_t l = 0; l < model_.layers; ++l) evicts = evicts || schedule_.layers[l].when != evict_when::never;
     if (evicts && !whole)
       return {errc::bad_policy,
               "pipeline::prefill: a prompt in chunks cannot pass a schedule that evicts; give all its queries at once"};
@@ -370,7 +405,7 @@ template <class Compressor, Pattern P> class pipeline {
       if (status const r = compressor_.protect.check(last); !r.ok()) return r;
     }
     layer_plan const& plan = schedule_.layers[layer];
-    if (plan.when == evict_when::never) return check_kept(layer, storage[layer].kept);
+    if (!needs_full(layer)) return check_kept(layer, storage[layer].kept);
     if (plan.source >= 0) {
       bool const scores_last = schedule_.bands[plan.source].last >= layer;
       if (!scores_last && !band_scored(plan.source))
@@ -400,17 +435,43 @@ template <class Compressor, Pattern P> class pipeline {
     if (kept.extents == nullptr || (kept.slots > 0 && (kept.keys == nullptr || kept.values == nullptr)))
       return {errc::null_data, "pipeline::prefill: keys, values or extents of the kept cache is null"};
     std::int64_t slots = 0;
-    for (std::int32_t s = 0; s < state_.sequences; ++s) slots += kept_slots(layer, state_.tokens[s], state_.new_tokens);
+    for (std::int32_t s = 0; s < state_.sequences; ++s)
+      slots += needs_full(layer) ? kept_slots(layer, state_.tokens[s], state_.new_tokens)
+                                 : std::int64_t{model_.kv_heads} * (rows_of(layer, s) + state_.new_tokens);
     if (kept.slots < slots)
       return {errc::capacity_exceeded, "pipeline::prefill: the kept cache has fewer slots than kept_slots()"};
     return {};
   }
 
-  template <class T> void lay_out_whole(ragged_cache<T> const& kept) const {
+  /// Whether these queries are those of kept_rows().
+  template <class TQ> status check_kept_rows(query_view<TQ> const& q) const {
+    if (*state_.chosen == 0)
+      return {errc::not_ready, "pipeline::prefill: the source of this layer has not been scored yet"};
+    if (status const s = detail::check_batch(q.batch, q.rows.tokens); !s.ok()) return s;
+    for (std::int32_t s = 0; s < state_.sequences; ++s)
+      if (q.count(s) != state_.kept.count(s))
+        return {errc::mismatch,
+                "pipeline::prefill: a layer that drops gets the rows of kept_rows(), no more and no less"};
+    for (std::int32_t s = 0; s < state_.sequences; ++s) {
+      std::int32_t const* const positions = state_.positions + std::int64_t{s} * state_.longest;
+      for (std::int32_t i = 0; i < q.count(s); ++i)
+        if (q.batch.positions[q.begin(s) + i] != positions[state_.kept.tokens(s)[i]])
+          return {errc::bad_positions,
+                  "pipeline::prefill: a layer that drops gets other positions than kept_rows() have"};
+    }
+    return {};
+  }
+
+  /// Rows of sequence s that enter the layer.
+  std::int32_t rows_of(std::int32_t layer, std::int32_t s) const {
+    return drops(layer) ? state_.kept.count(s) : state_.tokens[s];
+  }
+
+  template <class T> void lay_out_whole(std::int32_t layer, ragged_cache<T> const& kept) const {
     std::int64_t begin = 0;
     for (std::int32_t s = 0; s < state_.sequences; ++s)
       for (std::int32_t h = 0; h < model_.kv_heads; ++h) {
-        std::int32_t const capacity = state_.tokens[s] + state_.new_tokens;
+        std::int32_t const capacity = rows_of(layer, s) + state_.new_tokens;
         kept.at(s, h) = {begin, 0, capacity};
         begin += capacity;
       }
@@ -419,6 +480,8 @@ template <class Compressor, Pattern P> class pipeline {
   template <class TQ, class TI, class T, class TO>
   status prefill_whole(cpu exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> k,
                        rows_view<TI const> v, ragged_cache<T> const& kept, rows_view<TO> out, workspace work) const {
+    if (exec.rank() == 0 && state_.fed[layer] == 0) lay_out_whole(layer, kept);
+    exec.sync();
     if (status const s = append(exec, k, v, q.batch, kept); !s.ok()) return s;
     status const result = attend(exec, pattern_of(layer), q, kept, out, attend_taps{}, work);
     if (!result.ok()) take_back(exec, q, kept);
@@ -503,6 +566,11 @@ template <class Compressor, Pattern P> class pipeline {
         exec.sync();
       }
     }
+    if constexpr (cross_layer) {
+      std::int32_t const first = schedule_.first_dropping();
+      if (first < model_.layers && schedule_.bands[schedule_.layers[first].source].last == layer)
+        if (status const s = choose_rows(exec, layer, own.full, memory); !s.ok()) return s;
+    }
     for (std::int32_t l = 0; l <= layer; ++l)
       if (needs_full(l) && evicts_at(l) == layer) {
         std::int32_t const band = schedule_.layers[l].source;
@@ -517,6 +585,21 @@ template <class Compressor, Pattern P> class pipeline {
   status fold(cpu exec, score_view const& scores, contiguous_cache<T> const& cache, bool first,
               source_view const& source, workspace work) const {
     return accumulate_source(exec, compressor_.estimator, compressor_.protect, scores, cache, first, source, work);
+  }
+
+  /// The one set of tokens that goes on above the source, by its score. Value norms stay out: those of the layers that
+  /// drop are not known yet, and one layer's would take the same small words out of the middle of a span in all of
+  /// them.
+  template <class TQ, class T>
+  status choose_rows(cpu exec, std::int32_t layer, contiguous_cache<T> const& full,
+                     prefill_memory<T, TQ> const& memory) const {
+    source_view const source = band_source(schedule_.layers[schedule_.first_dropping()].source);
+    auto const c = detail::one_set(compressor_);
+    layer_position const where{layer, model_.layers};
+    if (status const s = select(exec, c, source.scores, full, state_.kept, memory.rest, where); !s.ok()) return s;
+    if (exec.rank() == 0) *state_.chosen = 1;
+    exec.sync();
+    return {};
   }
 
   template <class TQ, class T>

@@ -14,6 +14,7 @@ enum class evict_when : std::int32_t {
   after_attending,   // as soon as it has attended to the prompt
   deferred,          // it attends to all, and waits until its source, at or above it, has been scored
   before_attending,  // prune-then-attend: its source lies below it, so it attends to the kept keys only
+  dropping,          // it gets the kept tokens only, one set for all heads, and so do all layers above it
 };
 
 /// Layers first .. last that are scored together as one source.
@@ -41,6 +42,12 @@ struct schedule {
     for (std::int32_t b = 0; b < band_count; ++b)
       if (in_band(b, layer)) return true;
     return false;
+  }
+  /// The first layer that goes on with the kept tokens only; layer_count if there is none.
+  PUREKV_INLINE std::int32_t first_dropping() const {
+    std::int32_t l = 0;
+    while (l < layer_count && layers[l].when != evict_when::dropping) ++l;
+    return l;
   }
   /// The layer whose turn it is when `layer` evicts.
   PUREKV_INLINE std::int32_t evicts_at(std::int32_t layer) const {
@@ -76,7 +83,15 @@ PUREKV_INLINE status validate(schedule const& s) {
           return {errc::bad_policy, "schedule: a layer that prunes first must lie above its source"};
         if (s.in_any_band(l)) return {errc::bad_policy, "schedule: a source must attend to all of its tokens"};
         break;
+      case evict_when::dropping:
+        if (plan.source < 0 || last >= l)
+          return {errc::bad_policy, "schedule: a layer that drops tokens must lie above its source"};
+        if (s.in_any_band(l)) return {errc::bad_policy, "schedule: a source must attend to all of its tokens"};
+        break;
     }
+    bool const dropped = l > 0 && s.layers[l - 1].when == evict_when::dropping;
+    if (dropped && (plan.when != evict_when::dropping || plan.source != s.layers[l - 1].source))
+      return {errc::bad_policy, "schedule: above a layer that drops tokens all layers drop, by the same source"};
   }
   return {};
 }
@@ -91,10 +106,10 @@ inline void own_source(layer_plan* layers, std::int32_t count, evict_when when) 
 }
 
 /// One source for the whole stack, band 0 of the schedule: the layers up to its last wait for it, those above prune
-/// first. Writes layers : [count].
-inline void one_source(layer_plan* layers, std::int32_t count, source_band const& band) {
-  for (std::int32_t l = 0; l < count; ++l)
-    layers[l] = {l <= band.last ? evict_when::deferred : evict_when::before_attending, 0};
+/// first, or drop. Writes layers : [count].
+inline void one_source(layer_plan* layers, std::int32_t count, source_band const& band,
+                       evict_when above = evict_when::before_attending) {
+  for (std::int32_t l = 0; l < count; ++l) layers[l] = {l <= band.last ? evict_when::deferred : above, 0};
 }
 
 /// What each layer does, in words, equal neighbours on one line. Allocates the string; for people, not for engines.
@@ -128,6 +143,9 @@ inline std::string describe(schedule const& s) {
         break;
       case evict_when::before_attending:
         text.append("evict by ").append(source).append(", then attend to what is kept");
+        break;
+      case evict_when::dropping:
+        text.append("compute only the tokens kept by ").append(source);
         break;
     }
     text += '\n';

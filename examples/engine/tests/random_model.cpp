@@ -3,6 +3,7 @@
 
 #include "../error.hpp"
 #include "../experiment.hpp"
+#include "kept_only.hpp"
 
 #include <doctest/doctest.h>
 
@@ -40,6 +41,20 @@ TEST_CASE("the prompt at once and token by token give the same logits") {
   for (std::size_t i = 0; i < seen.size(); ++i) REQUIRE(seen[i] == doctest::Approx(expected[i]).epsilon(1e-3));
 }
 
+TEST_CASE("where tokens are dropped the kept rows become what the whole prompt makes of them") {
+  random_model model(2);
+  dropped_logits const d = drop(model, some_tokens(150), 5);
+  for (int l = 0; l < model.shape().layers; ++l)
+    CHECK(d.entered[static_cast<std::size_t>(l)].size() == (l <= model.shape().layers / 3 ? 150u : 30u));
+  float most = 0;
+  for (float const x : d.expected) most = std::max(most, std::abs(x));
+  CHECK(d.worst <= 1e-3 * double{most});
+
+  auto const full = make_attention("full", 1, cache_element::float32, model.shape(), 2);
+  full->begin(150, 0);
+  CHECK(drop(model, some_tokens(150), 1).seen == model.prefill(some_tokens(150), *full));
+}
+
 TEST_CASE("a table of every preset: smaller caches, and time that was measured") {
   random_model model(2);
   options o;
@@ -47,7 +62,7 @@ TEST_CASE("a table of every preset: smaller caches, and time that was measured")
   o.new_tokens = 4;
   o.presets.push_back("kvzip");
   auto const rows = measure_rows(model, o, some_prompt(280, 20), nothing_to_read);
-  REQUIRE(rows.size() == 7);
+  REQUIRE(rows.size() == 8);
   for (measurement const& row : rows) {
     CAPTURE(row.preset);
     CHECK(row.tokens.size() == 4);
