@@ -45,7 +45,7 @@ template <class T> void dense(benchmark::State& state) {
 
 void dense_shapes(benchmark::internal::Benchmark* b) {
   b->ArgNames({"dim", "tokens", "heads", "kv_heads"});
-  for (int dim : {64, 128}) b->Args({dim, 4096, 8, 2});
+  for (int dim : {64, 80, 96, 128, 192, 256}) b->Args({dim, 4096, 8, 2});
   b->Unit(benchmark::kMillisecond)->UseManualTime()->MinTime(2);
 }
 BENCHMARK(dense<float>)->Apply(dense_shapes);
@@ -85,7 +85,7 @@ template <class T> void spatial_temporal(benchmark::State& state) {
     for (int k = 0; k <= q; ++k) visible += pattern.visible(0, q, k);
   double const all = purekv::causal_pairs(layer.queries, layer.cache);
   state.counters["visible"] = visible * layer.queries.rows.heads / all;
-  state.counters["computed"] = purekv::planned_pairs(plan, layer.queries, layer.cache) / all;
+  state.counters["computed"] = purekv::planned_pairs(pattern, plan, layer.queries, layer.cache) / all;
   state.counters["efficiency"] = state.counters["speedup"] * state.counters["visible"];
 }
 BENCHMARK(spatial_temporal<purekv::half>)

@@ -84,6 +84,7 @@ void shapes(benchmark::internal::Benchmark* b) {
   b->ArgNames({"group", "dim", "tokens", "queries"});
   for (int group : {1, 4, 7, 8}) b->Args({group, 128, 8192, 1});
   b->Args({3, 64, 8192, 1})->Args({4, 128, 8192, 4});
+  for (int dim : {72, 80, 96, 192, 256}) b->Args({4, dim, 8192, 1});
   b->Unit(benchmark::kMillisecond)->UseManualTime()->MinTime(0.5);
 }
 BENCHMARK(decode<purekv::half>)->Apply(shapes);

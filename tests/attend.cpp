@@ -5,6 +5,8 @@
 #include "support/random.hpp"
 
 #include <doctest/doctest.h>
+#include <purekv/pattern/bidirectional.hpp>
+#include <purekv/pattern/custom.hpp>
 #include <purekv/pattern/dense.hpp>
 #include <purekv/pattern/sinks_and_window.hpp>
 #include <purekv/pattern/sliding_window.hpp>
@@ -96,7 +98,8 @@ TEST_CASE("attend: dims outside the fast path") {
   check_shapes<float, owned_contiguous<float>, float>(
       random, dense,
       {square(9, 3, 1, 65), square(4, 2, 5, 64), square(2, 1, 32, 63), square(4, 4, 72, 17), square(8, 1, 80, 129),
-       square(7, 1, 96, 65), square(4, 2, 100, 128), square(2, 1, 256, 40), square(2, 2, 3, 300)});
+       square(7, 1, 96, 65), square(4, 2, 100, 128), square(2, 1, 256, 40), square(2, 2, 3, 300), square(7, 1, 112, 70),
+       square(2, 1, 192, 90)});
 }
 
 TEST_CASE("attend: half throughout") {
@@ -360,4 +363,113 @@ TEST_CASE("attend: a plan changes nothing, and serves every layer of the same sh
   };
   CHECK(with_plan(in).same_bits_as(check<float>(in, s, pattern, {.mass = true})));
   with_plan(next_layer);
+}
+
+TEST_CASE("attend: the soft cap bends logits, infinite ones to the cap") {
+  SEEDED(random);
+  for (float cap : {0.01f, 1.0f, 50.0f, 0x1p100f, 0x1p-100f})
+    for (float scale : {0.0f, 3.0f, -0.5f, 1e30f}) {
+      shape s = any_layout(random, square(8, 2, 64, 130));
+      s.soft_cap = cap;
+      s.scale = scale;
+      tap_request const taps{.mass = scale < 1e3f || cap < 1e3f};  // of huge logits nobody can say which is the largest
+      {
+        attention_input<float, owned_contiguous<float>> in(random, s);
+        check<float>(in, s, dense, taps, {1, 3});
+        in.cache.view.run(0, 0, between(random, 0, 129)).keys[5] = std::numeric_limits<float>::infinity();
+        in.cache.view.run(0, 1, between(random, 0, 129)).keys[5] = std::numeric_limits<float>::quiet_NaN();
+        check<float>(in, s, dense, taps, {1, 3});
+      }
+      s.queries = {50};
+      s.keep_percent = 60;
+      attention_input<half, owned_ragged<bfloat16>> const in(random, s);
+      scattered const predicate{random(), 50, 8};
+      check<float>(in, s, pattern_of<true>(predicate), taps, {1, 3});
+    }
+}
+
+TEST_CASE("attend: a sink takes its share of every row, and all of one that sees nothing") {
+  SEEDED(random);
+  auto const some = [](int, int q, int k) { return q % 3 != 0 && k % 5 != 0; };
+  for (int heads : {1, 4, 7, 8})
+    for (float cap : {0.0f, 2.0f}) {
+      shape s;
+      s.heads = 2 * heads;
+      s.kv_heads = 2;
+      s.dim = 40;
+      s.span = {150, 0, 70};
+      s.queries = {150, 0, 33};
+      s.sinks = true;
+      s.soft_cap = cap;
+      s = any_layout(random, s);
+      {
+        attention_input<float, owned_contiguous<float>> const in(random, s);
+        check<float>(in, s, dense, {.mass = true}, {1, 3});
+        auto const actual = check<float>(in, s, pattern_of<false>(some), {.mass = true}, {1, 3});
+        CHECK(actual.out.view.row(0, 0)[3] == 0);
+        CHECK(actual.lse.view.row(0, 0)[0] == doctest::Approx(in.sink_logits[0] * 1.442695f));
+      }
+      s.keep_percent = 20;
+      attention_input<half, owned_ragged<half>> const in(random, s);
+      check<half>(in, s, dense, {.mass = true}, {1, 3});
+    }
+}
+
+TEST_CASE("attend: a sink that takes all leaves 0, whatever the values hold") {
+  SEEDED(random);
+  shape s = square(2, 1, 64, 90);
+  s.sinks = true;
+  attention_input<float, owned_contiguous<float>> in(random, s);
+  in.cache.view.run(0, 0, 3).values[7] = std::numeric_limits<float>::quiet_NaN();
+  for (float sink : {2000.0f, std::numeric_limits<float>::max()}) {
+    in.sink_logits[0] = in.sink_logits[1] = sink;
+    auto const actual = check<float>(in, s, dense, {.mass = true});
+    CHECK(actual.out.view.row(1, 60)[7] == 0);
+  }
+  in.sink_logits[0] = in.sink_logits[1] = std::numeric_limits<float>::lowest();
+  check<float>(in, s, dense, {.mass = true});
+}
+
+TEST_CASE("attend: images see themselves in both directions") {
+  SEEDED(random);
+  purekv::token_layout const layout{mixed_media, 5};
+  for (int group : {1, 4, 7, 8}) {
+    shape s = any_layout(random, square(2 * group, 2, 40, mixed_media_tokens));
+    {
+      attention_input<float, owned_contiguous<float>> const in(random, s);
+      check<float>(in, s, purekv::bidirectional<>{layout}, {.mass = true}, {1, 3});
+      check<float>(in, s, purekv::bidirectional<purekv::sliding_window>{layout, {30}}, {.mass = true}, {1, 3});
+    }
+    s.keep_percent = 40;
+    s.span = {mixed_media_tokens, 150, 0};
+    s.queries = {120, 150, 0};  // the second sequence is cut within a frame: it sees what is there
+    s.scattered = true;
+    attention_input<half, owned_ragged<half>> const in(random, s);
+    scattered const predicate{random(), 40, 8};
+    auto const any = pattern_of<true>(predicate);
+    check<float>(in, s, purekv::bidirectional<>{layout}, {.mass = true}, {1, 3});
+    check<float>(in, s, purekv::bidirectional<decltype(any)>{layout, any},
+                 {.mass = true, .mass_queries = purekv::last(40)}, {1, 3});
+  }
+}
+
+namespace {
+
+struct pairs_of_positions {
+  bool operator()(int, int, int) const { return true; }
+  std::int32_t last_visible(std::int32_t q) const { return q | 1; }
+};
+struct no_block_is_known {
+  purekv::coverage operator()(int, int, int, int) const { return purekv::coverage::partial; }
+};
+
+}  // namespace
+
+TEST_CASE("attend: a custom predicate that looks ahead") {
+  SEEDED(random);
+  shape const s = any_layout(random, square(6, 2, 64, 131));
+  attention_input<float, owned_contiguous<float>> const in(random, s);
+  auto const actual = check<float>(in, s, purekv::custom{pairs_of_positions{}}, {.mass = true}, {1, 3});
+  check<float>(in, s, purekv::custom{pairs_of_positions{}, no_block_is_known{}}, {.mass = true}, {1, 3});
+  CHECK(actual.lse.view.row(0, 0)[0] != check<float>(in, s, dense).lse.view.row(0, 0)[0]);
 }

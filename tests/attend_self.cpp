@@ -5,7 +5,9 @@
 #include "support/random.hpp"
 
 #include <doctest/doctest.h>
+#include <purekv/pattern/bidirectional.hpp>
 #include <purekv/pattern/dense.hpp>
+#include <purekv/pattern/sliding_window.hpp>
 
 using namespace fixtures;
 using purekv::bfloat16;
@@ -140,4 +142,31 @@ TEST_CASE("attend with self: NaN in a query's own key or value") {
     own.values.view.row(between(random, 0, 1), between(random, 0, 79))[between(random, 0, 63)] = nan;
   }
   check<float>(in, own, s, purekv::dense{});
+}
+
+TEST_CASE("attend with self: soft cap and sinks") {
+  SEEDED(random);
+  for (int group : {1, 4, 7, 8})
+    for (float cap : {0.0f, 1.5f})
+      for (bool sinks : {false, true}) {
+        shape s = pruned(2 * group, 2, 40, 100, 30);
+        s.soft_cap = cap;
+        s.sinks = sinks;
+        attention_input<float, owned_ragged<half>> in(random, s);
+        own_tokens<half> const own(random, s, in.queries.rows.tokens);
+        check<float>(in, own, s, purekv::dense{}, {.mass = true}, {1, 3});
+        if (!sinks) continue;
+        for (float& sink : in.sink_logits) sink = 40;
+        check<float>(in, own, s, purekv::dense{}, {.mass = true}, {1, 3});
+      }
+}
+
+TEST_CASE("attend with self: images see what is kept of themselves in both directions") {
+  SEEDED(random);
+  purekv::token_layout const layout{mixed_media, 5};
+  shape const s = pruned(6, 2, 40, mixed_media_tokens, 30);
+  attention_input<float, owned_ragged<half>> const in(random, s);
+  own_tokens<half> const own(random, s, in.queries.rows.tokens);
+  check<float>(in, own, s, purekv::bidirectional<>{layout}, {.mass = true});
+  check<float>(in, own, s, purekv::bidirectional<purekv::sliding_window>{layout, {25}}, {.mass = true});
 }

@@ -5,8 +5,10 @@
 #include "support/random.hpp"
 
 #include <doctest/doctest.h>
+#include <purekv/pattern/bidirectional.hpp>
 #include <purekv/pattern/dense.hpp>
 #include <purekv/pattern/sinks_and_window.hpp>
+#include <purekv/pattern/sliding_window.hpp>
 
 using namespace fixtures;
 using purekv::bfloat16;
@@ -75,6 +77,18 @@ TEST_CASE("decode: a few queries") {
       random, {step(4, 2, 64, 200, 2), step(7, 1, 128, 65, 5), step(8, 1, 64, 1300, 17), step(3, 1, 40, 90, 64)});
 }
 
+TEST_CASE("decode: dims of models, for every number of rows in registers") {
+  SEEDED(random);
+  for (int dim : {32, 72, 80, 96, 112, 192, 256, 7, 130})
+    for (int group = 1; group <= 8; ++group) {
+      shape const s = step(group, 1, dim, between(random, 1, 140));
+      attention_input<half, owned_ragged<half>> const halves(random, s);
+      check<float>(halves, s, purekv::dense{}, {}, {1, 2});
+      attention_input<float, owned_contiguous<float>> const floats(random, s);
+      check<float>(floats, s, purekv::dense{}, {}, {1, 2});
+    }
+}
+
 TEST_CASE("decode: ragged batches and caches, sequences with nothing to ask or nothing cached") {
   SEEDED(random);
   shape s;
@@ -137,4 +151,55 @@ TEST_CASE("decode: large logits, NaN and inf") {
   auto const blind = check<float>(in, s, purekv::dense{}, {.mass = true});
   CHECK(blind.out.view.row(3, 0)[0] == 0);
   CHECK(blind.lse.view.row(0, 3)[0] == -inf);
+}
+
+TEST_CASE("decode: soft cap and sinks") {
+  SEEDED(random);
+  for (int group : {1, 4, 7, 8})
+    for (float cap : {0.0f, 0.01f, 2.0f})
+      for (bool sinks : {false, true}) {
+        shape s;
+        s.heads = 2 * group;
+        s.kv_heads = 2;
+        s.dim = 40;
+        s.span = {1100, 0, 70};
+        s.queries = {1, 1, 3};
+        s.span[1] = 1;
+        s.soft_cap = cap;
+        s.sinks = sinks;
+        s.keep_percent = 70;
+        attention_input<half, owned_ragged<float>> in(random, s);
+        check<float>(in, s, purekv::dense{}, {.mass = true}, {1, 3});
+        check<float>(in, s, purekv::sinks_and_window{1, 20}, {.mass = true}, {1, 3});
+        if (in.cache.view.length(0, 0) > 0) in.cache.view.run(0, 0, 0).keys[3] = std::numeric_limits<float>::infinity();
+        in.cache.view.run(0, 0, in.cache.view.length(0, 0) - 1).keys[3] = std::numeric_limits<float>::quiet_NaN();
+        check<float>(in, s, purekv::dense{}, {.mass = true}, {1, 3});
+      }
+}
+
+TEST_CASE("decode: of an empty cache and a sink remains the sink") {
+  SEEDED(random);
+  shape s = step(2, 1, 64, 5);
+  s.sinks = true;
+  s.keep_percent = 0;
+  attention_input<float, owned_ragged<float>> const in(random, s);
+  auto const actual = check<float>(in, s, purekv::dense{});
+  CHECK(actual.out.view.row(0, 0)[9] == 0);
+  CHECK(actual.lse.view.row(0, 0)[0] == doctest::Approx(in.sink_logits[0] * 1.442695f));
+}
+
+TEST_CASE("decode: images see themselves in both directions") {
+  SEEDED(random);
+  purekv::token_layout const layout{mixed_media, 5};
+  for (int keep : {100, 50}) {
+    shape s = step(6, 2, 64, mixed_media_tokens, 9);
+    s.scattered = true;
+    s.keep_percent = keep;
+    attention_input<float, owned_ragged<half>> const in(random, s);
+    scattered const predicate{random(), 40, 8};
+    auto const any = pattern_of<true>(predicate);
+    check<float>(in, s, purekv::bidirectional<>{layout}, {.mass = true});
+    check<float>(in, s, purekv::bidirectional<purekv::sliding_window>{layout, {30}}, {.mass = true});
+    check<float>(in, s, purekv::bidirectional<decltype(any)>{layout, any}, {.mass = true});
+  }
 }

@@ -230,6 +230,25 @@ TEST_CASE("the mass of a head adds up to its queries that see anything; lse is f
   }
 }
 
+TEST_CASE("with a sink, the masses of a row and the sink's own add up to one") {
+  SEEDED(random);
+  shape s = batch();
+  s.sinks = true;
+  s.soft_cap = 3;
+  attention_input<float, owned_contiguous<float>> const in(random, s);
+  for (how op : {how::attend, how::decode}) {
+    auto const a = run(op, dense, in.queries, in.cache.view, 2, true);
+    for (int b = 0; b < s.sequences(); ++b)
+      for (int h = 0; h < s.heads; ++h) {
+        double sum = 0;
+        for (int t = 0; t < in.cache.view.length(b, h / 3); ++t) sum += a.mass.view.row(b, h)[t];
+        for (int i = in.queries.begin(b); i < in.queries.end(b); ++i)
+          sum += std::exp(double{in.sink_logits[size(h)]} - std::log(2.0) * a.lse.view.row(0, h)[i]);
+        CHECK(sum == doctest::Approx(in.queries.count(b)).epsilon(1e-5));
+      }
+  }
+}
+
 TEST_CASE("a ragged cache that keeps all is the contiguous cache, to the bit") {
   SEEDED(random);
   shape s = batch();
@@ -293,17 +312,19 @@ TEST_CASE("a prompt in chunks is the prompt in one piece") {
   }
 }
 
-TEST_CASE("attention over disjoint caches, merged, is attention over their union") {
+TEST_CASE("attention over disjoint caches, merged, is attention over their union; a sink belongs to one part") {
   SEEDED(random);
-  shape const s = batch();
+  shape s = batch();
+  s.sinks = true;
   attention_input<float, owned_contiguous<float>> const in(random, s);
   for (int percent : {50, 3, 100}) {
     partition const parts(random, in.cache.view, percent);
     owned_ragged<float> const kept = compacted(parts.kept.view, in.cache.view, 0),
                               evicted = compacted(parts.evicted.view, in.cache.view, 1);
     auto const whole = run(how::attend, dense, in.queries, in.cache.view);
-    auto const a = run(how::attend, dense, in.queries, kept.view),
-               b = run(how::decode, dense, in.queries, evicted.view);
+    purekv::query_view<float> no_sink = in.queries;
+    no_sink.sink_logits = nullptr;
+    auto const a = run(how::attend, dense, no_sink, kept.view), b = run(how::decode, dense, in.queries, evicted.view);
     auto const part = [](attention const& x) {
       return purekv::partial<float>{x.out.rows(), x.lse.view.data, x.lse.view.row_stride};
     };

@@ -5,8 +5,10 @@
 #include "support/random.hpp"
 
 #include <doctest/doctest.h>
+#include <purekv/pattern/bidirectional.hpp>
 #include <purekv/pattern/dense.hpp>
 #include <purekv/pattern/sinks_and_window.hpp>
+#include <purekv/pattern/sliding_window.hpp>
 
 using namespace fixtures;
 using purekv::bfloat16;
@@ -155,4 +157,38 @@ TEST_CASE("mass: what attention's tap says") {
   for (int r = 0; r < 2; ++r)
     for (int t = 0; t < 150; ++t)
       CHECK(mass.view.row(0, r)[t] == doctest::Approx(tapped.mass.view.row(0, r)[t]).epsilon(1e-5));
+}
+
+TEST_CASE("mass: soft cap and sinks") {
+  SEEDED(random);
+  for (int group : {1, 4, 7, 8})
+    for (float cap : {0.0f, 0.01f, 2.0f}) {
+      shape s;
+      s.heads = 2 * group;
+      s.kv_heads = 2;
+      s.dim = 40;
+      s.span = {150, 0, 33};
+      s.queries = {60, 0, 33};
+      s.sinks = true;
+      s.soft_cap = cap;
+      attention_input<half, owned_ragged<bfloat16>> in(random, s);
+      in.cache.view.run(0, 1, between(random, 0, 89)).keys[3] = purekv::bfloat16(HUGE_VALF);
+      check(in, s, purekv::dense{}, query_range{}, score_rows::heads);
+      check(in, s, purekv::sinks_and_window{3, 20}, purekv::last(16), score_rows::kv_heads);
+    }
+}
+
+TEST_CASE("mass: images see themselves in both directions") {
+  SEEDED(random);
+  purekv::token_layout const layout{mixed_media, 5};
+  shape s = square(6, 2, 40, mixed_media_tokens);
+  s.queries = {200};
+  s.scattered = true;
+  s.keep_percent = 60;
+  attention_input<half, owned_ragged<float>> const in(random, s);
+  scattered const predicate{random(), 40, 8};
+  auto const any = pattern_of<true>(predicate);
+  check(in, s, purekv::bidirectional<>{layout}, query_range{}, score_rows::heads);
+  check(in, s, purekv::bidirectional<purekv::sliding_window>{layout, {30}}, purekv::last(50), score_rows::kv_heads);
+  check(in, s, purekv::bidirectional<decltype(any)>{layout, any}, query_range{}, score_rows::kv_heads);
 }

@@ -195,6 +195,20 @@ template <class Call> std::vector<mistake<Call>> wrong_queries() {
       {"query tokens overlap", errc::bad_shape, [](Call& c) { c.q.rows.token_stride = 0; }},
       {"query strides overflow", errc::bad_shape, [](Call& c) { c.q.rows.token_stride = PTRDIFF_MAX / 4; }},
       {"a scale that is not finite", errc::bad_shape, [](Call& c) { c.q.scale = std::nanf(""); }},
+      {"a soft cap that is NaN", errc::bad_shape, [](Call& c) { c.q.soft_cap = std::nanf(""); }},
+      {"a soft cap that is inf", errc::bad_shape, [](Call& c) { c.q.soft_cap = HUGE_VALF; }},
+      {"a negative soft cap", errc::bad_shape, [](Call& c) { c.q.soft_cap = -30; }},
+      {"a soft cap whose reciprocal overflows", errc::bad_shape, [](Call& c) { c.q.soft_cap = 1e-40f; }},
+      {"a sink that is NaN", errc::bad_shape,
+       [](Call& c) {
+         static float const sinks[heads] = {0, 1, -HUGE_VALF, std::nanf("")};
+         c.q.sink_logits = sinks;
+       }},
+      {"a sink that is inf", errc::bad_shape,
+       [](Call& c) {
+         static float const sinks[heads] = {HUGE_VALF};
+         c.q.sink_logits = sinks;
+       }},
   };
 }
 

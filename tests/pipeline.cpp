@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <purekv/pattern/bidirectional.hpp>
 #include <purekv/pattern/dense.hpp>
+#include <purekv/pattern/sliding_window.hpp>
 #include <purekv/pipeline.hpp>
 #include <purekv/presets.hpp>
 #include <purekv/thread_team.hpp>
@@ -308,6 +310,52 @@ TEST_CASE("one source for the whole stack: deferred below, prune first above, as
       CHECK(error(e, l, seen) < tolerance);
     }
   }
+}
+
+TEST_CASE("a pattern for each layer, and images that see themselves") {
+  test::random random;
+  CAPTURE(random.seed());
+  model_shape const model{4, 6, 2, 24};
+  segment const segments[] = {segment::text(0, 40), segment::video(40, 2, 5, 6), segment::text(100, 31)};
+  token_layout const layout{segments, 3};
+  auto const frame = [&](int i) { return i < 40 || i >= 100 ? -1 : (i - 40) / 30; };
+  using windowed = bidirectional<sliding_window>;
+  windowed const patterns[] = {{layout, {INT32_MAX}}, {layout, {21}}, {layout, {INT32_MAX}}, {layout, {33}}};
+  source_band const band{0, 0};
+  std::vector<layer_plan> layers(4);
+  layers[1].when = evict_when::never;
+  for (int l : {0, 2, 3}) layers[l] = {l == 0 ? evict_when::after_attending : evict_when::before_attending, 0};
+  pipeline p(model, schedule{layers.data(), 4, &band, 1}, early{.budget = {1, 4}}, patterns);
+  static_assert(std::is_same_v<decltype(p), pipeline<early, windowed>>);
+  REQUIRE(p.check().ok());
+  engine e(model, {131, 77}, 3, random);
+  thread_team team(3);
+  REQUIRE(e.prefill(p, team).ok());
+  for (int l = 0; l < 4; ++l) {
+    CAPTURE(l);
+    auto seen = [&](int s, int h, int i) {
+      std::set<int> const kept = kept_set(e, l, s, h);
+      std::vector<int> tokens;
+      for (int t = 0; t < e.prompt[s]; ++t) {
+        bool const together = frame(t) >= 0 && frame(t) == frame(i);
+        bool const shown = together || (t <= i && i - t < patterns[l].pattern.window);
+        if (shown && (t == i || l < 2 || kept.count(t) > 0)) tokens.push_back(t);
+      }
+      return tokens;
+    };
+    CHECK(error(e, l, seen) < tolerance);
+  }
+
+  // What each layer's pattern shows is what it costs.
+  double pairs = 0;
+  for (windowed const& pattern : patterns)
+    for (int q = 0; q < 131; ++q)
+      for (int k = 0; k < 131; ++k) pairs += 6 * pattern.visible(0, q, k);
+  CHECK(p.cost(131, 0, 2).full_pairs == doctest::Approx(pairs));
+
+  pipeline<early, windowed> const none(model, schedule{layers.data(), 4, &band, 1}, early{.budget = {1, 4}},
+                                       static_cast<windowed const*>(nullptr));
+  CHECK(none.check().code == errc::null_data);
 }
 
 TEST_CASE("every layer by its own score, and decoding from what is kept") {

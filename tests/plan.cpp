@@ -5,6 +5,7 @@
 #include "support/random.hpp"
 
 #include <doctest/doctest.h>
+#include <purekv/pattern/bidirectional.hpp>
 #include <purekv/pattern/dense.hpp>
 #include <purekv/pattern/sinks_and_window.hpp>
 #include <purekv/pattern/spatial_temporal.hpp>
@@ -42,10 +43,10 @@ template <class P, class Input> double check_plan(P const& pattern, Input const&
         REQUIRE(before <= cache.length(sequence, h));
         for (int k = run.begin; k < before; ++k) {
           std::int32_t const at = *cache.run(sequence, h, k).positions;
-          CHECK(at <= in.positions[size(next - 1)]);
+          CHECK(at <= oracle::horizon(pattern, in.positions[size(next - 1)]));
           for (int i = 0; i < tile.count; ++i) {
             std::int32_t const position = in.positions[size(tile.first + i)];
-            if (at > position) continue;
+            if (at > oracle::horizon(pattern, position)) continue;
             pairs += group;
             covered[size(k * tile.count + i)] = true;
             for (int head = h * group; head < (h + 1) * group; ++head) {
@@ -62,7 +63,7 @@ template <class P, class Input> double check_plan(P const& pattern, Input const&
       for (int k = 0; k < cache.length(sequence, h); ++k)
         for (int i = 0; i < tile.count; ++i) {
           std::int32_t const at = *cache.run(sequence, h, k).positions, position = in.positions[size(tile.first + i)];
-          if (at > position || covered[size(k * tile.count + i)]) continue;
+          if (at > oracle::horizon(pattern, position) || covered[size(k * tile.count + i)]) continue;
           for (int head = h * group; head < (h + 1) * group; ++head) REQUIRE(!pattern.visible(head, position, at));
         }
     }
@@ -97,8 +98,9 @@ template <class Owned, class P> double check(generator& random, shape const& s, 
     REQUIRE_MESSAGE(done.ok(), done.message);
     CHECK(memory.guards_untouched());
     pairs = check_plan(pattern, in, plan);
-    CHECK(purekv::planned_pairs(plan, in.queries, in.cache.view) == pairs);
-    CHECK(pairs <= purekv::causal_pairs(in.queries, in.cache.view));
+    CHECK(purekv::planned_pairs(pattern, plan, in.queries, in.cache.view) == pairs);
+    if constexpr (!requires { pattern.last_visible(0); })
+      CHECK(pairs <= purekv::causal_pairs(in.queries, in.cache.view));
     CHECK(plan.per_kv_head == (s.kv_heads > 1 && (s.keep_percent < 100 || purekv::detail::is_per_head<P>())));
   }
   return pairs / std::max(1.0, purekv::causal_pairs(in.queries, in.cache.view));
@@ -165,4 +167,17 @@ TEST_CASE("plan: more granules than a tile may have runs") {
   scattered const half_of_it{random(), 50, 16};
   double const share = check<owned_contiguous<float>>(random, s, pattern_of<false>(half_of_it));
   CHECK(share > 0.5);
+}
+
+TEST_CASE("plan: images that see themselves in both directions") {
+  SEEDED(random);
+  purekv::token_layout const layout{mixed_media, 5};
+  scattered const predicate{random(), 30, 8};
+  auto const any = pattern_of<true>(predicate);
+  for (int keep : {100, 50}) {
+    shape s = square(6, 2, 16, mixed_media_tokens);
+    s.keep_percent = keep;
+    check<owned_ragged<float>>(random, s, purekv::bidirectional<>{layout});
+    check<owned_ragged<float>>(random, s, purekv::bidirectional<decltype(any)>{layout, any});
+  }
 }

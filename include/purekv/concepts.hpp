@@ -18,7 +18,10 @@ template <class P>
 concept Policy = std::is_trivially_copyable_v<P> && std::copy_constructible<P>;
 
 /// Which (query, key) pairs are computed: visible(head, q, k) for a query head and two positions. The library adds
-/// causality (k <= q); a pattern only ever hides more. Optional members, found by `requires`:
+/// causality (k <= q) unless the pattern names another bound; apart from that a pattern only ever hides more. Optional
+/// members, found by `requires`:
+///   last_visible(q)              the last position that a query at q may see, in place of q: not before q, and not
+///                                descending from query to query
 ///   runs(q_first, q_last, emit)  calls emit(k_first, k_last, full) for ascending, disjoint ranges of key positions
 ///   that
 ///                                hold every key some query in [q_first, q_last] sees; full: all of them see all of it

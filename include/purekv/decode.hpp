@@ -164,20 +164,18 @@ template <Pattern P, class TQ, Cache C> struct decode_task {
   void attend_rows(decode_row_list const& rows, chunk_keys<element> const& found, float* logits, float* out, float* top,
                    float* sum) const {
     pack(rows);
-    std::int32_t const dim = shape.q.rows.dim;
     dispatch_group<decode_rows>(rows.count, 0, [&]<int Rows>(std::int32_t) {
-      auto const attend = [&]<int Steps>() {
-        chunk_attention<Rows, Steps, element>{found,       dim,    static_cast<std::int32_t>(shape.padded),
-                                              scratch.q,   logits, scratch.weights,
-                                              scratch.out, top,    sum}
-            .run();
-      };
-      if (dim == 128)
-        attend.template operator()<128 / lanes>();
-      else if (dim == 64)
-        attend.template operator()<64 / lanes>();
-      else
-        attend.template operator()<0>();
+      chunk_attention<Rows, element>{found,
+                                     soft_cap(shape.q),
+                                     shape.q.rows.dim,
+                                     static_cast<std::int32_t>(shape.padded),
+                                     scratch.q,
+                                     logits,
+                                     scratch.weights,
+                                     scratch.out,
+                                     top,
+                                     sum}
+          .run();
     });
     for (std::int64_t i = 0; i < rows.count * shape.padded; i += lanes) store(out + i, load(scratch.out + i));
   }
@@ -230,18 +228,18 @@ template <Pattern P, class TQ, Cache C> struct decode_task {
   }
 };
 
-/// One row of the result from what its chunks left, in order.
+/// One row of the result from what its chunks left, in order, and the logit of its head's sink; returns its lse.
 template <class TO>
 float merge_chunks(decode_part const& first, std::int64_t chunks, std::int64_t rows_per_chunk, std::int64_t row,
-                   std::int64_t padded, std::int32_t dim, TO* out) {
-  float top = hidden_logit;
+                   float sink, std::int64_t padded, std::int32_t dim, TO* out) {
+  float top = sink;
   for (std::int64_t c = 0; c < chunks; ++c) {
     float const t = first.top[c * rows_per_chunk + row];
     top = t > top ? t : top;
   }
   // Weights are formed again for each block of dims, so that any number of chunks needs no memory.
   constexpr std::int32_t block = 16;
-  float sum = 0;
+  float sum = sink == hidden_logit ? 0 : __builtin_exp2f(sink - top);
   for (std::int64_t c = 0; c < chunks; ++c) {
     float const t = first.top[c * rows_per_chunk + row];
     if (t != hidden_logit) sum += __builtin_exp2f(t - top) * first.sum[c * rows_per_chunk + row];
@@ -316,8 +314,9 @@ status decode(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cach
       if (row % exec.size() != exec.rank()) continue;
       std::int32_t const head = h * shape.group + static_cast<std::int32_t>(r % shape.group);
       std::int32_t const token = q.begin(s) + static_cast<std::int32_t>(r / shape.group);
-      float const merged = detail::merge_chunks(first, shape.chunks(s, h), shape.rows(s), r, shape.padded, q.rows.dim,
-                                                out.row(head, token));
+      float const merged =
+          detail::merge_chunks(first, shape.chunks(s, h), shape.rows(s), r, detail::sink_logit(q, head), shape.padded,
+                               q.rows.dim, out.row(head, token));
       if (lse != nullptr) lse[head * lse_stride + token] = merged;
     }
   }

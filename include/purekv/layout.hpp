@@ -20,6 +20,7 @@ struct segment {
   PUREKV_INLINE constexpr std::int32_t tokens() const { return frames * height * width; }
   PUREKV_INLINE constexpr std::int32_t frame_tokens() const { return height * width; }
   PUREKV_INLINE constexpr std::int32_t end() const { return begin + tokens(); }
+  PUREKV_INLINE constexpr bool has_frames() const { return kind == modality::image || kind == modality::video; }
 
   PUREKV_INLINE static constexpr segment text(std::int32_t begin, std::int32_t tokens) {
     return {.begin = begin, .width = tokens};

@@ -12,6 +12,8 @@
 #include <purekv/score.hpp>
 #include <purekv/select.hpp>
 
+#include <optional>
+
 namespace purekv::inline v0_1 {
 
 struct model_shape {
@@ -61,6 +63,11 @@ template <class Compressor, Pattern P> class pipeline {
   pipeline(model_shape const& model, schedule const& plan, Compressor const& compressor, P const& pattern)
       : model_(model), schedule_(plan), compressor_(compressor), pattern_(pattern) {}
 
+  /// Layers with a pattern each, such as every other one with a sliding window: patterns : [layers], the caller's,
+  /// alive as long as the pipeline.
+  pipeline(model_shape const& model, schedule const& plan, Compressor const& compressor, P const* patterns)
+      : model_(model), schedule_(plan), compressor_(compressor), patterns_(patterns) {}
+
   void listen(phase_listener const& listener) { listener_ = listener; }
 
   status check() const {
@@ -70,6 +77,7 @@ template <class Compressor, Pattern P> class pipeline {
     if (schedule_.layer_count != model_.layers)
       return {errc::mismatch, "pipeline: the schedule and the model differ in their number of layers"};
     if (status const s = validate(schedule_); !s.ok()) return s;
+    if (!pattern_ && patterns_ == nullptr) return {errc::null_data, "pipeline: patterns is null"};
     if (!cross_layer && schedule_.band_count > 0)
       return {errc::bad_policy, "pipeline: the schedule names a source but the estimator is not a cross_layer"};
     return compressor_.budget.check();
@@ -108,16 +116,23 @@ template <class Compressor, Pattern P> class pipeline {
 
   /// Memory `prefill` wants for this prompt; only the shape and the positions of `q` are read. T: the caches' element.
   template <Element T, class TQ> std::size_t prefill_workspace(cpu exec, query_view<TQ> const& q) const {
-    prefill_memory<T, TQ> memory;
-    return memory.take(*this, exec, q, detail::prompt_cache<T>{q.batch, model_.kv_heads, model_.dim, q.rows.tokens},
-                       detail::carve{});
+    std::size_t most = 0;
+    for (std::int32_t l = 0; l < (pattern_ ? 1 : model_.layers); ++l) {
+      prefill_memory<T, TQ> memory;
+      std::size_t const bytes =
+          memory.take(*this, exec, l, q, detail::prompt_cache<T>{q.batch, model_.kv_heads, model_.dim, q.rows.tokens},
+                      detail::carve{});
+      most = bytes > most ? bytes : most;
+    }
+    return most;
   }
 
   /// Memory `decode` wants for queries of this shape, up to the capacity of `kept`.
   template <class T, class TQ>
   std::size_t decode_workspace(cpu exec, std::int32_t layer, query_view<TQ> const& q,
                                layer_storage<T> const* storage) const {
-    return purekv::decode_workspace(exec, pattern_, q, detail::full_cache<T>{storage[layer].kept}, attend_taps{});
+    return purekv::decode_workspace(exec, pattern_of(layer), q, detail::full_cache<T>{storage[layer].kept},
+                                    attend_taps{});
   }
 
   /// Starts a prompt: tokens[s] tokens for sequence s, and room for new_tokens more each. `state` is lent until the
@@ -167,7 +182,8 @@ template <class Compressor, Pattern P> class pipeline {
 
     prefill_memory<T, TQ> memory;
     detail::carve carved{work};
-    memory.take(*this, exec, q, detail::prompt_cache<T>{q.batch, model_.kv_heads, model_.dim, q.rows.tokens}, carved);
+    memory.take(*this, exec, layer, q, detail::prompt_cache<T>{q.batch, model_.kv_heads, model_.dim, q.rows.tokens},
+                carved);
     if (!memory.fits)
       return {errc::workspace_too_small, "pipeline::prefill: workspace smaller than prefill_workspace()"};
 
@@ -191,7 +207,7 @@ template <class Compressor, Pattern P> class pipeline {
     bool const ready = needs_full(layer) ? released(layer) : state_.fed[layer] > 0 || state_.longest == 0;
     if (!ready) return {errc::not_ready, "pipeline::decode: this layer has not been through its prompt yet"};
     if (status const s = append(exec, k, v, q.batch, storage[layer].kept); !s.ok()) return s;
-    status const result = purekv::decode(exec, pattern_, q, storage[layer].kept, out, attend_taps{}, work);
+    status const result = purekv::decode(exec, pattern_of(layer), q, storage[layer].kept, out, attend_taps{}, work);
     if (!result.ok()) take_back(exec, q, storage[layer].kept);
     return result;
   }
@@ -200,9 +216,10 @@ template <class Compressor, Pattern P> class pipeline {
   pipeline_cost cost(std::int32_t prompt_tokens, std::int32_t new_tokens, std::int32_t element_bytes) const {
     std::int64_t const slot = std::int64_t{2} * model_.dim * element_bytes + std::int64_t{sizeof(std::int32_t)};
     std::int64_t const full = std::int64_t{model_.kv_heads} * prompt_tokens * slot;
-    double const visible = visible_pairs(prompt_tokens) * model_.heads;
+    double visible = 0;
     pipeline_cost cost;
     for (std::int32_t l = 0; l < model_.layers; ++l) {
+      if (l == 0 || !pattern_) visible = visible_pairs(pattern_of(l), prompt_tokens) * model_.heads;
       std::int64_t live = 0;
       for (std::int32_t other = 0; other < model_.layers; ++other) {
         if (evicts_at(other) <= l) live += kept_slots(other, prompt_tokens, new_tokens) * slot;
@@ -260,8 +277,8 @@ template <class Compressor, Pattern P> class pipeline {
     workspace rest;  // lent to one operation after the other
     bool fits;
 
-    std::size_t take(pipeline const& p, cpu exec, query_view<TQ> const& q, detail::prompt_cache<T> const& cache,
-                     detail::carve memory) {
+    std::size_t take(pipeline const& p, cpu exec, std::int32_t layer, query_view<TQ> const& q,
+                     detail::prompt_cache<T> const& cache, detail::carve memory) {
       std::int32_t const sequences = cache.sequences, kv_heads = cache.kv_heads;
       std::int32_t longest = 0;
       for (std::int32_t s = 0; s < sequences; ++s)
@@ -277,9 +294,9 @@ template <class Compressor, Pattern P> class pipeline {
               .rows = static_cast<std::int32_t>(Compressor::scope == selection_scope::layer ? sequences : rows),
               .scope = Compressor::scope};
       attend_taps taps{.lse = lse, .lse_stride = queries};
-      std::size_t most = attend_workspace(exec, p.pattern_, q, cache, taps);
+      std::size_t most = attend_workspace(exec, p.pattern_of(layer), q, cache, taps);
       auto cover = [&](std::size_t bytes) { most = bytes > most ? bytes : most; };
-      evidence<P, TQ> const seen{p.pattern_, q, lse, queries};
+      evidence<P, TQ> const seen{p.pattern_of(layer), q, lse, queries};
       cover(score_workspace(exec, p.compressor_.estimator, seen, cache));
       if constexpr (cross_layer) {
         cover(score_workspace(exec, typename estimator::source_estimator{}, seen, cache));
@@ -348,8 +365,8 @@ template <class Compressor, Pattern P> class pipeline {
     for (std::int32_t s = 0; s < state_.sequences; ++s) {
       if (q.count(s) == 0) continue;
       std::int32_t const last = q.batch.positions[q.end(s) - 1];
-      if constexpr (requires { pattern_.check(last); })
-        if (status const r = pattern_.check(last); !r.ok()) return r;
+      if constexpr (requires(P const& pattern) { pattern.check(last); })
+        if (status const r = pattern_of(layer).check(last); !r.ok()) return r;
       if (status const r = compressor_.protect.check(last); !r.ok()) return r;
     }
     layer_plan const& plan = schedule_.layers[layer];
@@ -401,7 +418,7 @@ template <class Compressor, Pattern P> class pipeline {
   status prefill_whole(cpu exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> k,
                        rows_view<TI const> v, ragged_cache<T> const& kept, rows_view<TO> out, workspace work) const {
     if (status const s = append(exec, k, v, q.batch, kept); !s.ok()) return s;
-    status const result = attend(exec, pattern_, q, kept, out, attend_taps{}, work);
+    status const result = attend(exec, pattern_of(layer), q, kept, out, attend_taps{}, work);
     if (!result.ok()) take_back(exec, q, kept);
     if (exec.rank() == 0 && result.ok()) state_.fed[layer] += q.rows.tokens;
     exec.sync();
@@ -421,7 +438,8 @@ template <class Compressor, Pattern P> class pipeline {
   status prune_then_attend(cpu exec, std::int32_t layer, query_view<TQ> const& q, layer_storage<T> const& own,
                            rows_view<TO> out, prefill_memory<T, TQ> const& memory) const {
     enter(exec, pipeline_phase::compressing);
-    evidence<P, TQ> const none{pattern_, q, nullptr, 0};
+    P const& pattern = pattern_of(layer);
+    evidence<P, TQ> const none{pattern, q, nullptr, 0};
     if (status const s = evict(exec, layer, none, band_source(schedule_.layers[layer].source), own, memory); !s.ok())
       return s;
     enter(exec, pipeline_phase::attending);
@@ -439,7 +457,7 @@ template <class Compressor, Pattern P> class pipeline {
       };
       self_view<T> const self{rows(full.keys), rows(full.values)};
       if (status const r =
-              attend(exec, pattern_, one, one_sequence(own.kept, s), self, one_out, attend_taps{}, memory.rest);
+              attend(exec, pattern, one, one_sequence(own.kept, s), self, one_out, attend_taps{}, memory.rest);
           !r.ok())
         return r;
     }
@@ -452,9 +470,10 @@ template <class Compressor, Pattern P> class pipeline {
     layer_storage<T> const& own = storage[layer];
     std::int64_t const queries = q.rows.tokens;
     attend_taps taps{.lse = memory.lse, .lse_stride = queries};
-    if (status const s = attend(exec, pattern_, q, own.full, out, taps, memory.rest); !s.ok()) return s;
+    P const& pattern = pattern_of(layer);
+    if (status const s = attend(exec, pattern, q, own.full, out, taps, memory.rest); !s.ok()) return s;
     enter(exec, pipeline_phase::compressing);
-    evidence<P, TQ> const seen{pattern_, q, memory.lse, queries};
+    evidence<P, TQ> const seen{pattern, q, memory.lse, queries};
 
     if constexpr (cross_layer) {
       if (exec.rank() == 0)
@@ -518,20 +537,23 @@ template <class Compressor, Pattern P> class pipeline {
     if (exec.rank() == 0 && listener_.entered != nullptr) listener_.entered(listener_.context, phase);
   }
 
+  P const& pattern_of(std::int32_t layer) const { return pattern_ ? *pattern_ : patterns_[layer]; }
+
   /// (query, key) pairs of one head that the pattern shows, causality included.
-  double visible_pairs(std::int32_t tokens) const {
+  static double visible_pairs(P const& pattern, std::int32_t tokens) {
     double pairs = 0;
     for (std::int32_t q = 0; q < tokens; ++q) {
+      std::int32_t const furthest = detail::last_visible(pattern, q), end = furthest < tokens ? furthest : tokens - 1;
       auto count = [&](std::int32_t first, std::int32_t last, bool full) {
-        last = last < q ? last : q;
+        last = last < end ? last : end;
         if (full && first <= last) pairs += last - first + 1;
         if (!full)
-          for (std::int32_t k = first; k <= last; ++k) pairs += pattern_.visible(0, q, k);
+          for (std::int32_t k = first; k <= last; ++k) pairs += pattern.visible(0, q, k);
       };
-      if constexpr (requires { pattern_.runs(q, q, count); })
-        pattern_.runs(q, q, count);
+      if constexpr (requires { pattern.runs(q, q, count); })
+        pattern.runs(q, q, count);
       else
-        count(0, q, false);
+        count(0, end, false);
     }
     return pairs;
   }
@@ -539,7 +561,8 @@ template <class Compressor, Pattern P> class pipeline {
   model_shape model_;
   schedule schedule_;
   Compressor compressor_;
-  P pattern_;
+  std::optional<P> pattern_;     // of all layers, or
+  P const* patterns_ = nullptr;  // [layers]
   phase_listener listener_;
   prompt_state state_;
 };

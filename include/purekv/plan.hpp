@@ -36,15 +36,17 @@ status plan(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cache,
   return {};
 }
 
-/// (query head, key) pairs that attention with this plan computes. Partly visible runs count whole.
-template <class TQ, Cache C> double planned_pairs(tile_plan const& plan, query_view<TQ> const& q, C const& cache) {
+/// (query head, key) pairs that attention with this plan of `pattern` computes. Partly visible runs count whole.
+template <Pattern P, class TQ, Cache C>
+double planned_pairs(P const& pattern, tile_plan const& plan, query_view<TQ> const& q, C const& cache) {
   double pairs = 0;
   std::int32_t const group = q.rows.heads / cache.kv_heads;
   for (std::int32_t h = 0; h < cache.kv_heads; ++h)
     for (std::int32_t t = 0; t < plan.tiles_per_head; ++t) {
       query_tile const& tile = plan.tile(h, t);
       for (std::int32_t i = 0; i < tile.count; ++i) {
-        std::int32_t const seen = detail::tokens_until(cache, tile.sequence, h, q.batch.positions[tile.first + i]);
+        std::int32_t const seen = detail::tokens_until(
+            cache, tile.sequence, h, detail::last_visible(pattern, q.batch.positions[tile.first + i]));
         for (std::int32_t r = 0; r < tile.runs; ++r) {
           key_run const& run = plan.runs[tile.runs_begin + r];
           std::int32_t const keys = detail::smaller(seen - run.begin, run.count);

@@ -39,11 +39,17 @@ struct batch_view {
   std::int32_t const* positions = nullptr;
 };
 
-/// Queries: rows [heads, tokens, dim] of a ragged batch. `scale` multiplies q . k; 0 stands for 1 / sqrt(dim).
+/// Queries: rows [heads, tokens, dim] of a ragged batch, and what the layer makes of q . k:
+///   logit = scale * q . k, or soft_cap * tanh(scale * q . k / soft_cap) if soft_cap is not 0 (Gemma 2)
+/// scale 0 stands for 1 / sqrt(dim). soft_cap: 0, or between 2^-100 and 2^100.
+/// sink_logits : [heads] or null. Every softmax of head h has exp(sink_logits[h]) in its denominator, with no value
+/// (gpt-oss); it is never capped, and -inf is no sink. Neither NaN nor inf.
 template <class T> struct query_view {
   rows_view<T const> rows;
   batch_view batch;
   float scale = 0;
+  float soft_cap = 0;
+  float const* sink_logits = nullptr;
 
   PUREKV_INLINE std::int32_t begin(std::int32_t sequence) const {
     return batch.offset != nullptr ? batch.offset[sequence] : 0;

@@ -96,8 +96,14 @@ struct own_rows {
   matrix keys, values;  // [queries, dim]
 };
 
-/// One query head of one sequence. Logits are s = scale * log2(e) * (q . k), clamped to +-FLT_MAX; probabilities are
-/// exp2(s - lse). An invisible pair has logit -inf and probability 0. The bounds are what float arithmetic may err by.
+/// What a layer makes of q . k: s = scale * q . k, cap * tanh(s / cap) where cap is not 0; and the logit of the head's
+/// sink. In the domain of exp: what of exp2 is said is log2(e) times that.
+struct logit_rule {
+  double scale = 1, cap = 0, sink = -infinity;
+};
+
+/// One query head of one sequence. Logits are clamped to +-FLT_MAX; probabilities are exp2(logit - lse), with the sink
+/// in lse. An invisible pair has logit -inf and probability 0. The bounds are what float arithmetic may err by.
 struct head_attention {
   matrix logits, probability;              // [queries, tokens]
   vector own_logit, own_probability, lse;  // [queries]
@@ -112,10 +118,12 @@ inline double clamp_logit(double s) { return std::min(std::max(s, -largest), lar
 /// `visible(q, k)`: indices of query and cached key, positions and pattern looked at by the caller.
 /// own, own_visible(q): null and unused unless each query may also see itself.
 template <class Visible, class OwnVisible>
-head_attention attend_head(matrix const& q, head_tokens const& tokens, double scale, Visible const& visible,
+head_attention attend_head(matrix const& q, head_tokens const& tokens, logit_rule const& rule, Visible const& visible,
                            own_rows const* own, OwnVisible const& own_visible) {
   int const n = static_cast<int>(q.rows()), m = tokens.count(), dim = static_cast<int>(q.cols());
-  double const factor = scale * std::log2(std::exp(1.0));
+  double const log2_e = std::log2(std::exp(1.0)), factor = rule.scale * log2_e, cap = rule.cap * log2_e;
+  double const sink = rule.sink == -infinity ? -infinity : clamp_logit(rule.sink * log2_e);
+  auto const capped = [&](double s) { return cap == 0 ? s : cap * std::tanh(s / cap); };
   head_attention a;
   a.logits = matrix::Constant(n, m, -infinity);
   a.probability = matrix::Zero(n, m);
@@ -134,18 +142,23 @@ head_attention attend_head(matrix const& q, head_tokens const& tokens, double sc
       if (std::isnan(s)) return -infinity;
       ++seen;
       double const magnitude = std::abs(factor) * q.row(i).cwiseAbs().dot(key.cwiseAbs());
-      if (std::isfinite(magnitude)) a.logit_bound(i) = std::max(a.logit_bound(i), dot_error * magnitude);
-      return clamp_logit(s);
+      if (std::isfinite(magnitude)) {
+        double const off = dot_error * magnitude, x = capped(s);
+        double const bound =
+            cap == 0 ? off : std::max(capped(s + off) - x, x - capped(s - off)) + 5 * eps * std::abs(x);
+        a.logit_bound(i) = std::max(a.logit_bound(i), bound);
+      }
+      return clamp_logit(capped(s));
     };
     for (int j = 0; j < m; ++j)
       if (visible(i, j)) a.logits(i, j) = logit(tokens.keys.row(j));
     if (own != nullptr && own_visible(i)) a.own_logit(i) = logit(own->keys.row(i));
 
-    double largest_logit = a.own_logit(i);
+    double largest_logit = std::max(a.own_logit(i), sink);
     for (int j = 0; j < m; ++j) largest_logit = std::max(largest_logit, a.logits(i, j));
     if (largest_logit == -infinity) continue;
 
-    double sum = std::exp2(a.own_logit(i) - largest_logit);
+    double sum = std::exp2(a.own_logit(i) - largest_logit) + std::exp2(sink - largest_logit);
     for (int j = 0; j < m; ++j) sum += std::exp2(a.logits(i, j) - largest_logit);
     a.lse(i) = largest_logit + std::log2(sum);
 
@@ -168,6 +181,12 @@ head_attention attend_head(matrix const& q, head_tokens const& tokens, double sc
   return a;
 }
 
+/// The last position that a query at q may see.
+template <class P> std::int32_t horizon(P const& pattern, std::int32_t q) {
+  if constexpr (requires { pattern.last_visible(q); }) return pattern.last_visible(q);
+  return q;
+}
+
 /// All (sequence, query head) pairs: [sequences * heads]. `own`: see purekv::self_view; rows_view{} for none.
 template <class P, class TQ, class C, class T>
 std::vector<head_attention> attend_self(P const& pattern, purekv::query_view<TQ> const& q, C const& cache,
@@ -187,10 +206,11 @@ std::vector<head_attention> attend_self(P const& pattern, purekv::query_view<TQ>
         own.values = read_rows(own_values, h / group, q.begin(s), q.end(s));
       }
       result.push_back(attend_head(
-          read_rows(q.rows, h, q.begin(s), q.end(s)), tokens, scale,
+          read_rows(q.rows, h, q.begin(s), q.end(s)), tokens,
+          {scale, q.soft_cap, q.sink_logits != nullptr ? exact(q.sink_logits[h]) : -infinity},
           [&](int i, int j) {
             std::int32_t const at = tokens.positions[static_cast<std::size_t>(j)];
-            return at <= positions[i] && pattern.visible(h, positions[i], at);
+            return at <= horizon(pattern, positions[i]) && pattern.visible(h, positions[i], at);
           },
           with_self ? &own : nullptr,
           [&](int i) {

@@ -62,6 +62,7 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
   std::int32_t group = q.rows.heads / cache.kv_heads;
   std::int32_t rows = tile.count * group;
   std::int32_t blocks = (rows + block_lanes - 1) / block_lanes;
+  soft_cap cap{q};
   float largest_query = 0;
   bool guarded = false;  // an infinite or NaN value has been seen
 
@@ -98,7 +99,8 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
   void find_bounds() {
     std::int32_t seen = 0;
     for (std::int32_t i = 0; i < tile.count; ++i) {
-      seen = tokens_until(cache, tile.sequence, kv_head, q.batch.positions[tile.first + i], seen);
+      seen =
+          tokens_until(cache, tile.sequence, kv_head, last_visible(pattern, q.batch.positions[tile.first + i]), seen);
       for (std::int32_t g = 0; g < group; ++g) scratch.bound[i * group + g] = seen;
     }
     for (std::int32_t r = rows; r < blocks * block_lanes; ++r) {
@@ -120,8 +122,8 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
     for (std::int32_t b = 0; b < blocks; ++b) {
       for (std::int32_t r = b * block_lanes; r < b * block_lanes + lanes_of(b); ++r) {
         if (!sees_itself(r)) continue;
-        float const logit =
-            scale * dot(q.rows.row(head(r), query(r)), self->keys.row(kv_head, query(r)), std::int64_t{dim});
+        float logit = scale * dot(q.rows.row(head(r), query(r)), self->keys.row(kv_head, query(r)), std::int64_t{dim});
+        if (cap) logit = cap(logit);
         if (!(logit == logit)) continue;
         scratch.top[r] = logit > largest_logit ? largest_logit : logit < -largest_logit ? -largest_logit : logit;
         scratch.sum[r] = 1;
@@ -135,7 +137,8 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
   }
 
   bool sees_itself(std::int32_t row) const {
-    std::int32_t const position = q.batch.positions[query(row)], seen = scratch.bound[row];
+    std::int32_t const position = q.batch.positions[query(row)];
+    std::int32_t const seen = tokens_until(cache, tile.sequence, kv_head, position);
     bool const cached = seen > 0 && *cache.run(tile.sequence, kv_head, seen - 1).positions == position;
     return !cached && pattern.visible(head(row), position, position);
   }
@@ -166,8 +169,9 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
   }
   std::uint64_t ask_pattern(std::int32_t query_head, std::int32_t position, key_tile::piece const& piece) const {
     std::int32_t const* const positions = scratch.keys.positions + piece.slot;
+    std::int32_t const furthest = last_visible(pattern, position);
     std::uint64_t seen = 0;
-    for (std::int32_t k = 0; k < piece.count && positions[k] <= position; ++k)
+    for (std::int32_t k = 0; k < piece.count && positions[k] <= furthest; ++k)
       if (pattern.visible(query_head, position, positions[k])) seen |= std::uint64_t{1} << k;
     return seen;
   }
@@ -179,6 +183,7 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
     std::int32_t const count = keys.below(scratch.bound[last]);
     if (count == 0) return;
     multiply_keys(keys.keys, dim, count, scratch.queries + panel(block), dim, scratch.scores);
+    if (cap) cap.apply(scratch.scores, count * block_lanes);
     if (!finite_logits(largest_query, keys.largest_key, dim)) clamp_scores(scratch.scores, count);
     bool const partial = keys.partial != 0;
     if (partial || keys.ordinals[count - 1] >= scratch.bound[first])
@@ -196,10 +201,16 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
     std::int32_t const first = block * block_lanes, count = lanes_of(block);
     for (std::int32_t lane = 0; lane < count; ++lane) {
       std::int32_t const row = first + lane;
-      float const sum = scratch.sum[row];
+      float top = scratch.top[row], sum = scratch.sum[row], share = 1;
+      if (float const sink = sink_logit(q, head(row)); sink != hidden_logit) {
+        float const most = sink > top ? sink : top;
+        share = sum > 0 ? __builtin_exp2f(top - most) : 0;
+        sum = share * sum + __builtin_exp2f(sink - most);
+        top = most;
+      }
       if (lse != nullptr)
-        lse[head(row) * lse_stride + query(row)] = sum > 0 ? scratch.top[row] + __builtin_log2f(sum) : hidden_logit;
-      scratch.rescale[lane] = sum > 0 ? 1 / sum : 0;
+        lse[head(row) * lse_stride + query(row)] = sum > 0 ? top + __builtin_log2f(sum) : hidden_logit;
+      scratch.rescale[lane] = sum > 0 ? share / sum : 0;
     }
     unpack_rows(scratch.out + panel(block), scratch.rescale, count, dim,
                 [&](std::int32_t lane) { return out.row(head(first + lane), query(first + lane)); });

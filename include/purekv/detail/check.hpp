@@ -4,6 +4,8 @@
 #include <purekv/cache.hpp>
 #include <purekv/concepts.hpp>
 
+#include <limits>
+
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
 
@@ -71,6 +73,11 @@ template <class TQ, Cache C> status check_queries(query_view<TQ> const& q, C con
   if (q.rows.tokens > 0 && q.rows.data == nullptr) return {errc::null_data, "query_view: data is null"};
   if (!apart(q.rows)) return {errc::bad_shape, "query_view: strides overlap, or sizes overflow 64 bits"};
   if (!(q.scale - q.scale == 0)) return {errc::bad_shape, "query_view: scale is not finite"};
+  if (q.soft_cap != 0 && !(q.soft_cap >= 0x1p-100f && q.soft_cap <= 0x1p100f))
+    return {errc::bad_shape, "query_view: soft_cap is neither 0 nor between 2^-100 and 2^100"};
+  for (std::int32_t h = 0; h < q.rows.heads && q.sink_logits != nullptr; ++h)
+    if (!(q.sink_logits[h] <= std::numeric_limits<float>::max()))
+      return {errc::bad_shape, "query_view: a sink logit is NaN or inf"};
   return {};
 }
 

@@ -4,6 +4,7 @@
 #include <purekv/concepts.hpp>
 #include <purekv/detail/carve.hpp>
 #include <purekv/detail/decode_kernel.hpp>
+#include <purekv/detail/pattern.hpp>
 #include <purekv/detail/positions.hpp>
 #include <purekv/detail/softmax.hpp>
 
@@ -105,17 +106,18 @@ chunk_keys<typename C::element> find_keys(P const& pattern, C const& cache, std:
       oldest = smaller(oldest, rows.position[r]);
       newest = larger(newest, rows.position[r]);
     }
-    std::int32_t const begin = position(0), end = position(all - 1);
+    std::int32_t bound[decode_rows];
+    for (std::int32_t r = 0; r < rows.count; ++r) bound[r] = last_visible(pattern, rows.position[r]);
+    std::int32_t const begin = position(0), end = position(all - 1), furthest = last_visible(pattern, newest);
     std::int32_t next = 0;
     auto const take = [&](std::int32_t low, std::int32_t high, bool full) {
       if (high < begin || low > end) return;
       while (next < all && position(next) < low) ++next;
-      for (; next < all && position(next) <= smaller(high, newest); ++next) {
+      for (; next < all && position(next) <= smaller(high, furthest); ++next) {
         std::int32_t const at = position(next);
         std::uint32_t seen = 0;
         for (std::int32_t r = 0; r < rows.count; ++r)
-          seen |= std::uint32_t{at <= rows.position[r] && (full || pattern.visible(rows.head[r], rows.position[r], at))}
-                  << r;
+          seen |= std::uint32_t{at <= bound[r] && (full || pattern.visible(rows.head[r], rows.position[r], at))} << r;
         if (seen == 0) continue;
         hides = hides || seen != every_row;
         scratch.seen[found.count] = seen;
@@ -125,7 +127,7 @@ chunk_keys<typename C::element> find_keys(P const& pattern, C const& cache, std:
     if constexpr (requires { pattern.runs(oldest, newest, take); })
       pattern.runs(oldest, newest, take);
     else
-      take(begin, newest, false);
+      take(begin, furthest, false);
   }
   if (hides) found.seen = scratch.seen;
   if (found.count == 0) return found;
@@ -156,11 +158,12 @@ chunk_keys<typename C::element> find_keys(P const& pattern, C const& cache, std:
 
 /// Attention of a few rows over the keys of one chunk: out = sum of exp2(logit - top) * value, and top and sum of the
 /// exponentials for each row. top is -inf for a row that sees nothing of it.
-template <int Rows, int Steps, class T> struct chunk_attention {
+template <int Rows, class T> struct chunk_attention {
   static constexpr std::int32_t group_keys = decode_keys<Rows>;
   static constexpr std::int32_t per_key = logit_stride(Rows);
 
   chunk_keys<T> const& found;
+  soft_cap cap;
   std::int32_t dim, padded;
   float const* q;
   float* logits;
@@ -170,7 +173,9 @@ template <int Rows, int Steps, class T> struct chunk_attention {
   float* sum;
 
   void run() const {
-    if (!multiply_keys()) clamp();
+    bool const finite = multiply_keys();
+    if (cap) cap.apply(logits, found.count * per_key);
+    if (!finite) clamp();
     if (found.seen != nullptr) hide();
     weigh();
     add_values();
@@ -193,7 +198,7 @@ template <int Rows, int Steps, class T> struct chunk_attention {
       else
         ahead = i + ahead_rows < found.count ? found.keys.at(i + ahead_rows)
                                              : found.values.at(i + ahead_rows - found.count);
-      vec const s = multiply_rows<Rows, Steps>(q, padded, dim, keys, ahead, found.keys.stride);
+      vec const s = multiply_rows<Rows>(q, padded, dim, keys, ahead, found.keys.stride);
       odd = fma(s, vec{}, odd);
       store(logits + i * per_key, s);
     }
@@ -269,23 +274,18 @@ template <int Rows, int Steps, class T> struct chunk_attention {
   }
 
   void add_block(std::int32_t first, std::int32_t last, T const* ahead) const {
-    constexpr std::int32_t most = decode_vectors<Rows>;
-    constexpr std::int32_t vectors = Steps > 0 && Steps < most ? Steps : most;
     // Rows without gaps are fetched in the order of memory, others in that of the passes over their dims.
     bool const gapless = found.values.stride == dim;
-    std::int32_t d = 0;
-    std::int32_t const whole = Steps > 0 ? Steps * lanes : dim / lanes * lanes;
-    auto const pass = [&]<int Vectors>() {
-      multiply_weights<Rows, Vectors>(weights, found.values, first, last, d,
-                                      gapless ? ahead + std::ptrdiff_t{d} * (last - first) : ahead + d,
-                                      gapless ? Vectors * lanes : found.values.stride, out, padded);
-      d += Vectors * lanes;
+    auto const pass = [&]<int Vectors, bool partial>(std::int32_t d) {
+      multiply_weights<Rows, Vectors, partial>(weights, found.values, first, last, d, dim - d,
+                                               gapless ? ahead + std::ptrdiff_t{d} * (last - first) : ahead + d,
+                                               gapless ? std::ptrdiff_t{Vectors * lanes} : found.values.stride, out,
+                                               padded);
     };
-    while (d + vectors * lanes <= whole) pass.template operator()<vectors>();
-    if constexpr (Steps == 0 || Steps % vectors != 0)
-      while (d < whole) pass.template operator()<1>();
-    if constexpr (Steps == 0)
-      if (d < dim) multiply_weights_tail<Rows>(weights, found.values, first, last, d, dim - d, out, padded);
+    for_each_group<decode_vectors<Rows>>(dim / lanes, [&]<int Vectors>(std::int32_t vector) {
+      pass.template operator()<Vectors, false>(vector * lanes);
+    });
+    if (dim % lanes != 0) pass.template operator()<1, true>(dim / lanes * lanes);
   }
 
   /// The same sums, but a weight of zero takes nothing from its value, even if that is inf or NaN.

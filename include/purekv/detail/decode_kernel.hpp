@@ -87,50 +87,40 @@ PUREKV_INLINE void hold(vec& x) {
 #endif
 }
 
-/// sum over d of keys[j][d] * q[r][d] in lane j * logit_stride + r. q : [Rows, padded], zero from dim on; Steps: dim /
-/// lanes if it is known, else 0. Fetches rows `ahead` + j * stride meanwhile, line by line, for later.
-template <int Rows, int Steps, class T>
+/// sum over d of keys[j][d] * q[r][d] in lane j * logit_stride + r. q : [Rows, padded], zero from dim on. Fetches rows
+/// `ahead` + j * stride meanwhile, line by line, for later.
+template <int Rows, class T>
 PUREKV_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::int32_t dim,
                                 T const* const (&keys)[decode_keys<Rows>], T const* ahead, std::ptrdiff_t stride) {
   constexpr std::int32_t count = decode_keys<Rows>, per_key = logit_stride(Rows);
-  constexpr std::int32_t line = line_bytes / static_cast<std::int32_t>(sizeof(T)), line_steps = line / lanes;
+  constexpr std::int32_t line = line_bytes / static_cast<std::int32_t>(sizeof(T));
   vec sum[lanes] = {};
-  if constexpr (Steps == 0) {
-    for (std::int32_t j = 0; j < count; ++j) prefetch_row(ahead + j * stride, dim * std::int64_t{sizeof(T)});
-    std::int32_t const whole = dim / lanes * lanes;
-    auto const add = [&](std::int32_t d, auto const& key_at) __attribute__((always_inline)) {
+  // Some registers of dims of all keys; at(p) loads one.
+  auto const add = [&]<int Vectors>(std::int32_t d, auto const& at) __attribute__((always_inline)) {
+    if constexpr (count > 8) {
+      // Too many keys to walk side by side: one after another, the query staying in registers.
+      vec x[Vectors];
+#pragma GCC unroll 8
+      for (std::int32_t v = 0; v < Vectors; ++v) x[v] = load(q + d + v * lanes);
 #pragma GCC unroll 16
       for (std::int32_t j = 0; j < count; ++j) {
-        vec const key = key_at(keys[j] + d);
+        vec odd{};
 #pragma GCC unroll 8
-        for (std::int32_t r = 0; r < Rows; ++r)
-          sum[j * per_key + r] = fma(load(q + r * padded + d), key, sum[j * per_key + r]);
+        for (std::int32_t v = 0; v < Vectors; ++v) {
+          if (v * lanes % line == 0) prefetch_line(ahead + j * stride + d + v * lanes);
+          vec& part = v % 2 == 0 ? sum[j] : odd;
+          part = fma(x[v], at(keys[j] + d + v * lanes), part);
+        }
+        sum[j] += odd;
       }
-    };
-    for (std::int32_t d = 0; d < whole; d += lanes) add(d, [](T const* p) { return widen(p); });
-    if (whole < dim) add(whole, [&](T const* p) { return widen(p, dim - whole); });
-  } else if constexpr (count > 8) {
-    // Too many keys to walk side by side: one after another, the query staying in registers.
-#pragma GCC unroll 16
-    for (std::int32_t j = 0; j < count; ++j) {
-      vec odd{};
-#pragma GCC unroll 16
-      for (std::int32_t v = 0; v < Steps; ++v) {
-        if (v % line_steps == 0) prefetch_line(ahead + j * stride + v * lanes);
-        vec& part = v % 2 == 0 ? sum[j] : odd;
-        part = fma(load(q + v * lanes), widen(keys[j] + v * lanes), part);
-      }
-      sum[j] += odd;
-    }
-  } else {
-    for (std::int32_t d = 0; d < Steps * lanes; d += line) {
+    } else {
 #pragma GCC unroll 8
       for (std::int32_t j = 0; j < count; ++j) prefetch_line(ahead + j * stride + d);
 #pragma GCC unroll 8
-      for (std::int32_t v = 0; v < line; v += lanes) {
+      for (std::int32_t v = 0; v < Vectors * lanes; v += lanes) {
         vec key[count];
 #pragma GCC unroll 8
-        for (std::int32_t j = 0; j < count; ++j) key[j] = widen(keys[j] + d + v);
+        for (std::int32_t j = 0; j < count; ++j) key[j] = at(keys[j] + d + v);
 #pragma GCC unroll 8
         for (std::int32_t r = 0; r < Rows; ++r) {
           vec x = load(q + r * padded + d + v);
@@ -140,18 +130,27 @@ PUREKV_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::int32_
         }
       }
     }
-  }
+  };
+  auto const whole = [](T const* p) __attribute__((always_inline)) { return widen(p); };
+  std::int32_t d = 0;
+  constexpr std::int32_t vectors = count > 8 ? 8 : line / lanes;
+  for (; d + vectors * lanes <= dim; d += vectors * lanes) add.template operator()<vectors>(d, whole);
+  if constexpr (vectors > 4)
+    for (; d + 4 * lanes <= dim; d += 4 * lanes) add.template operator()<4>(d, whole);
+  if constexpr (vectors > 1)
+    for (; d + lanes <= dim; d += lanes) add.template operator()<1>(d, whole);
+  if (d < dim) add.template operator()<1>(d, [&](T const* p) { return widen(p, dim - d); });
   return totals(sum);
 }
 
-/// out[r][d] += sum over keys [first, last) of weights[key][r] * values[key][d], for Vectors registers of dims.
-/// weights : [keys, logit_stride]; out : [Rows, padded]; the dims begin at `column`. Fetches a row of `ahead` with
-/// every key.
-template <int Rows, int Vectors, class T>
+/// out[r][d] += sum over keys [first, last) of weights[key][r] * values[key][d], for Vectors registers of dims, or the
+/// first `rest` lanes of one. weights : [keys, logit_stride]; out : [Rows, padded]; the dims begin at `column`. Fetches
+/// a row of `ahead` with every key.
+template <int Rows, int Vectors, bool partial, class T>
 PUREKV_INLINE void multiply_weights(float const* weights, row_source<T> const& values, std::int32_t first,
-                                    std::int32_t last, std::int32_t column, T const* ahead, std::ptrdiff_t ahead_stride,
-                                    float* out, std::int32_t padded) {
-  constexpr std::int32_t line_steps = line_bytes / static_cast<std::int32_t>(sizeof(T)) / lanes;
+                                    std::int32_t last, std::int32_t column, std::int32_t rest, T const* ahead,
+                                    std::ptrdiff_t ahead_stride, float* out, std::int32_t padded) {
+  constexpr std::int32_t line = line_bytes / static_cast<std::int32_t>(sizeof(T));
   vec sum[Rows][Vectors];
 #pragma GCC unroll 8
   for (std::int32_t r = 0; r < Rows; ++r)
@@ -162,8 +161,8 @@ PUREKV_INLINE void multiply_weights(float const* weights, row_source<T> const& v
     vec x[Vectors];
 #pragma GCC unroll 8
     for (std::int32_t v = 0; v < Vectors; ++v) {
-      x[v] = widen(row + v * lanes);
-      if (v % line_steps == 0) prefetch_line(ahead + v * lanes);
+      x[v] = partial ? widen(row, rest) : widen(row + v * lanes);
+      if (v * lanes % line == 0) prefetch_line(ahead + v * lanes);
     }
     ahead += ahead_stride;
 #pragma GCC unroll 8
@@ -178,20 +177,6 @@ PUREKV_INLINE void multiply_weights(float const* weights, row_source<T> const& v
   for (std::int32_t r = 0; r < Rows; ++r)
 #pragma GCC unroll 8
     for (std::int32_t v = 0; v < Vectors; ++v) store(out + r * padded + column + v * lanes, sum[r][v]);
-}
-
-/// The same for the dims [dim - rest, dim), fewer than a register.
-template <int Rows, class T>
-PUREKV_INLINE void multiply_weights_tail(float const* weights, row_source<T> const& values, std::int32_t first,
-                                         std::int32_t last, std::int32_t column, std::int32_t rest, float* out,
-                                         std::int32_t padded) {
-  for (std::int32_t i = first; i < last; ++i) {
-    vec const x = widen(values.at(i) + column, rest);
-    for (std::int32_t r = 0; r < Rows; ++r) {
-      float* const sum = out + r * padded + column;
-      store(sum, fma(splat(weights[i * logit_stride(Rows) + r]), x, load(sum)));
-    }
-  }
 }
 
 }  // namespace detail

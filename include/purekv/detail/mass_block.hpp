@@ -57,6 +57,7 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
 
   std::int32_t dim = q.rows.dim;
   std::int32_t group = q.rows.heads / cache.kv_heads;
+  soft_cap cap{q};
   float largest_key = 0;
   std::int32_t first_head = 0, heads = 0;  // of the group, in the lanes
 
@@ -115,7 +116,8 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
   void add_queries(std::int32_t query, std::int32_t count, query_tile const& tile, key_run const* run) {
     std::int32_t seen = first;
     for (std::int32_t i = 0; i < count; ++i) {
-      seen = tokens_until(cache, sequence, kv_head, q.batch.positions[query + i], i == 0 ? std::int32_t{0} : seen);
+      seen = tokens_until(cache, sequence, kv_head, last_visible(pattern, q.batch.positions[query + i]),
+                          i == 0 ? std::int32_t{0} : seen);
       for (std::int32_t h = 0; h < heads; ++h) scratch.bound[i * heads + h] = seen;
     }
     if (seen <= first) return;
@@ -142,6 +144,7 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
                 key_run const& run, bool clamp) {
     bool const full = run.full != 0;
     multiply_keys(scratch.keys + std::ptrdiff_t{from - first} * dim, dim, keys, scratch.queries, dim, scratch.scores);
+    if (cap) cap.apply(scratch.scores, keys * block_lanes);
     if (clamp) clamp_scores(scratch.scores, keys);
     if (!full) ask_pattern(from, keys, query, count, tile, run);
     if (!full || from + keys > scratch.bound[0]) {
@@ -182,8 +185,9 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
   }
   std::uint64_t ask_pattern(std::int32_t query_head, std::int32_t position, std::int32_t const* positions,
                             std::int32_t keys) const {
+    std::int32_t const furthest = last_visible(pattern, position);
     std::uint64_t seen = 0;
-    for (std::int32_t k = 0; k < keys && positions[k] <= position; ++k)
+    for (std::int32_t k = 0; k < keys && positions[k] <= furthest; ++k)
       if (pattern.visible(query_head, position, positions[k])) seen |= std::uint64_t{1} << k;
     return seen;
   }

@@ -69,11 +69,12 @@ template <class Row> float pack_rows(Row const& row, std::int32_t count, std::in
   return most.largest();
 }
 
-/// row(lane)[d] = scale[lane] * packed[d][lane] for lanes < count.
+/// row(lane)[d] = scale[lane] * packed[d][lane] for lanes < count; a scale of 0 gives 0 whatever it meets.
 template <class Row>
 void unpack_rows(float const* packed, float const* scale, std::int32_t count, std::int32_t dim, Row const& row) {
   for (std::int32_t lane = 0; lane < count; lane += lanes) {
     vec const factor = load(scale + lane);
+    auto const scaled = [&](vec x) { return factor == vec{} ? vec{} : factor * x; };
     std::int32_t const used = smaller(lanes, count - lane);
     decltype(row(0)) rows[lanes];
     for (std::int32_t i = 0; i < used; ++i) rows[i] = row(lane + i);
@@ -82,7 +83,7 @@ void unpack_rows(float const* packed, float const* scale, std::int32_t count, st
     for (; used == lanes && d + lanes <= dim; d += lanes) {
       vec square[lanes];
 #pragma GCC unroll 16
-      for (std::int32_t i = 0; i < lanes; ++i) square[i] = factor * load(from + (d + i) * block_lanes);
+      for (std::int32_t i = 0; i < lanes; ++i) square[i] = scaled(load(from + (d + i) * block_lanes));
       transpose(square);
 #pragma GCC unroll 16
       for (std::int32_t i = 0; i < lanes; ++i) narrow(rows[i] + d, square[i]);
@@ -90,7 +91,7 @@ void unpack_rows(float const* packed, float const* scale, std::int32_t count, st
     for (; d < dim; d += lanes) {
       std::int32_t const width = smaller(lanes, dim - d);
       vec square[lanes] = {};
-      for (std::int32_t i = 0; i < width; ++i) square[i] = factor * load(from + (d + i) * block_lanes);
+      for (std::int32_t i = 0; i < width; ++i) square[i] = scaled(load(from + (d + i) * block_lanes));
       transpose(square);
       for (std::int32_t i = 0; i < used; ++i)
         if (width == lanes)

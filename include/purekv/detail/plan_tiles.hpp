@@ -4,30 +4,13 @@
 #include <purekv/concepts.hpp>
 #include <purekv/cpu.hpp>
 #include <purekv/detail/carve.hpp>
+#include <purekv/detail/pattern.hpp>
 #include <purekv/detail/positions.hpp>
 #include <purekv/taps.hpp>
 #include <purekv/tile_plan.hpp>
 
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
-
-/// Rows (query x head of the group) of a tile: large enough that converting keys and values costs nothing beside using
-/// them, small enough that the rows stay in L2 (bench/attend.cpp: 64 rows lose a tenth, 512 win nothing).
-inline constexpr std::int32_t dense_tile_rows = 256;
-
-template <Pattern P> constexpr std::int32_t tile_rows() {
-  if constexpr (requires { P::tile_rows; })
-    return P::tile_rows;
-  else
-    return dense_tile_rows;
-}
-
-template <Pattern P> constexpr bool is_per_head() {
-  if constexpr (requires { P::per_head; })
-    return P::per_head;
-  else
-    return false;
-}
 
 template <Pattern P, Cache C> bool needs_plan_per_head(P const&, C const& cache) {
   return cache.kv_heads > 1 && (is_per_head<P>() || !same_positions(cache));
@@ -65,13 +48,14 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
   static constexpr std::int32_t granule = 16, most_runs = 512;
 
   std::int32_t position(std::int32_t i) const { return q.batch.positions[first + i]; }
+  std::int32_t last_key(std::int32_t i) const { return last_visible(pattern, position(i)); }
 
   /// Calls f(begin, end, full) for ranges of cached tokens.
   template <class F> void for_each_range(F const& f) const {
-    std::int32_t const last = position(count - 1);
+    std::int32_t const last = last_key(count - 1);
     if constexpr (has_runs) {
       std::int32_t from = 0;
-      pattern.runs(position(0), last, [&](std::int32_t k_first, std::int32_t k_last, bool full) {
+      pattern.runs(position(0), position(count - 1), [&](std::int32_t k_first, std::int32_t k_last, bool full) {
         if (k_first > last || k_last < k_first) return;
         std::int32_t const begin = tokens_before(cache, sequence, kv_head, k_first, from);
         from = tokens_until(cache, sequence, kv_head, smaller(k_last, last), begin);
@@ -108,7 +92,7 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
         if (has_masks && !full) most.masks += count * words(end - begin);
       });
     } else {
-      std::int32_t const end = tokens_until(cache, sequence, kv_head, position(count - 1));
+      std::int32_t const end = tokens_until(cache, sequence, kv_head, last_key(count - 1));
       most.runs = smaller(most_runs, (end + granule - 1) / granule);
     }
     return most;
@@ -147,7 +131,8 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
                      [&](auto const& tokens, std::int32_t ordinal, std::int32_t keys) {
                        for (std::int32_t i = count - 1; i >= 0; --i) {
                          std::uint64_t* const row = masks + i * words(run.count);
-                         for (std::int32_t k = 0; k < keys && tokens.positions[k] <= position(i); ++k)
+                         std::int32_t const last = last_key(i);
+                         for (std::int32_t k = 0; k < keys && tokens.positions[k] <= last; ++k)
                            if (pattern.visible(0, position(i), tokens.positions[k])) {
                              std::int32_t const bit = ordinal - run.begin + k;
                              row[bit / 64] |= std::uint64_t{1} << bit % 64;
@@ -156,7 +141,7 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
                      });
   }
 
-  /// Whether some, and whether all, of the causal pairs with these keys are visible.
+  /// Whether some, and whether all, of the pairs with these keys that causality allows are visible.
   seen look(std::int32_t begin, std::int32_t end) const {
     std::int32_t const group = q.rows.heads / cache.kv_heads;
     std::int32_t const first_head = is_per_head<P>() ? kv_head * group : 0;
@@ -164,7 +149,7 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
     seen result{false, true};
     for_each_stretch(cache, sequence, kv_head, begin, end, [&](auto const& run, std::int32_t, std::int32_t keys) {
       for (std::int32_t k = 0; k < keys; ++k)
-        for (std::int32_t i = count - 1; i >= 0 && position(i) >= run.positions[k]; --i)
+        for (std::int32_t i = count - 1; i >= 0 && last_key(i) >= run.positions[k]; --i)
           for (std::int32_t h = 0; h < heads; ++h) {
             if (result.some && !result.all) return;
             bool const visible = pattern.visible(first_head + h, position(i), run.positions[k]);

@@ -4,6 +4,7 @@
 #include <purekv/float16.hpp>
 
 #include <cstdint>
+#include <type_traits>
 #if defined(__AVX2__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
@@ -128,6 +129,13 @@ PUREKV_INLINE void narrow(bfloat16* p, vec x) {
 
 /// The first n < lanes elements, zeros behind them; nothing beyond p[n - 1] is touched.
 template <Element T> PUREKV_INLINE vec widen(T const* p, std::int32_t n) {
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+  __mmask16 const first = static_cast<__mmask16>((1u << n) - 1u);
+  if constexpr (std::is_same_v<T, float>) return vec(_mm512_maskz_loadu_ps(first, p));
+  if constexpr (std::is_same_v<T, half>) return vec(_mm512_maskz_cvtph_ps(0xffff, _mm256_maskz_loadu_epi16(first, p)));
+  if constexpr (std::is_same_v<T, bfloat16>)
+    return vec(uvec(_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_maskz_loadu_epi16(first, p))) << 16);
+#endif
   T part[lanes] = {};
   for (std::int32_t i = 0; i < n; ++i) part[i] = p[i];
   return widen(part);

@@ -12,11 +12,52 @@ namespace detail {
 inline constexpr float largest_logit = std::numeric_limits<float>::max();
 inline constexpr float hidden_logit = -std::numeric_limits<float>::infinity();
 
+inline constexpr float log2_e = 1.44269504088896340736f;
+
 /// What queries are multiplied with: logits live in the domain of exp2.
 template <class TQ> float logit_scale(query_view<TQ> const& q) {
-  constexpr float log2_e = 1.44269504088896340736f;
   return (q.scale != 0 ? q.scale : 1 / __builtin_sqrtf(static_cast<float>(q.rows.dim))) * log2_e;
 }
+
+/// The logit of a head's sink in the domain of exp2; hidden if there is none.
+template <class TQ> float sink_logit(query_view<TQ> const& q, std::int32_t head) {
+  if (q.sink_logits == nullptr) return hidden_logit;
+  if (q.sink_logits[head] == hidden_logit) return hidden_logit;
+  float const sink = q.sink_logits[head] * log2_e;
+  return sink > largest_logit ? largest_logit : sink < -largest_logit ? -largest_logit : sink;
+}
+
+/// The soft cap of logits: s becomes cap * tanh(s / cap), in the domain of exp2 with cap times log2(e).
+class soft_cap {
+ public:
+  template <class TQ>
+  explicit soft_cap(query_view<TQ> const& q) : cap_(q.soft_cap * log2_e), inverse_(q.soft_cap != 0 ? 1 / cap_ : 0) {}
+  explicit operator bool() const { return cap_ != 0; }
+
+  /// Relative error 3e-7; inf becomes the cap, NaN stays.
+  vec operator()(vec s) const {
+    vec const x = s * splat(inverse_), square = x * x;
+    // Near 0, tanh(x) = x + x^3 * p(x^2) (Cephes, tanhf); beyond, 1 - 2 / (exp(2 |x|) + 1), which is 1 from 9.02 on.
+    vec p = splat(-5.70498872745e-3f);
+    p = fma(p, square, splat(2.06390887954e-2f));
+    p = fma(p, square, splat(-5.37397155531e-2f));
+    p = fma(p, square, splat(1.33314422036e-1f));
+    p = fma(p, square, splat(-3.33332819422e-1f));
+    vec const near = fma(s * square, p, s);
+    vec const size = x < vec{} ? -x : x, bounded = size > splat(10.0f) ? splat(10.0f) : size;
+    vec const far = splat(cap_) - splat(2 * cap_) / (exp2(bounded * splat(2 * log2_e)) + splat(1.0f));
+    return size < splat(0.625f) ? near : x < vec{} ? -far : far;
+  }
+  float operator()(float s) const { return (*this)(splat(s))[0]; }
+
+  /// The first `count` logits rounded up to whole registers.
+  void apply(float* logits, std::int32_t count) const {
+    for (std::int32_t i = 0; i < count; i += lanes) store(logits + i, (*this)(load(logits + i)));
+  }
+
+ private:
+  float cap_, inverse_;
+};
 
 /// Whether no logit, nor any sum on the way to it, can be infinite or NaN.
 inline bool finite_logits(float largest_query, float largest_key, std::int32_t dim) {

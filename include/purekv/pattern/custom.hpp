@@ -3,6 +3,7 @@
 
 #include <purekv/concepts.hpp>
 #include <purekv/detail/merged_runs.hpp>
+#include <purekv/detail/pattern.hpp>
 
 namespace purekv::inline v0_1 {
 
@@ -19,6 +20,7 @@ struct no_classifier {};
 /// The planner finds empty tiles by asking for every pair. A classifier spares it that: classifier(q_first, q_last,
 /// k_first, k_last) says for a block of positions, and for all heads at once, what its coverage is; partial is always
 /// right. PerHead: whether the predicate looks at its head; heads that agree share one plan.
+/// A predicate with a member last_visible(q) looks ahead, see Pattern; others are causal.
 template <class Predicate, class Classifier = no_classifier, bool PerHead = true> struct custom {
   static_assert(
       std::is_trivially_copyable_v<Predicate> && std::is_trivially_copyable_v<Classifier>,
@@ -34,15 +36,21 @@ template <class Predicate, class Classifier = no_classifier, bool PerHead = true
 
   PUREKV_HD bool visible(std::int32_t head, std::int32_t q, std::int32_t k) const { return predicate(head, q, k); }
 
+  PUREKV_HD std::int32_t last_visible(std::int32_t q) const
+      requires(requires(Predicate const& p) { p.last_visible(std::int32_t{}); }) {
+    return predicate.last_visible(q);
+  }
+
   template <class F>
   PUREKV_HD void runs(std::int32_t q_first, std::int32_t q_last, F const& emit) const
       requires(!std::is_same_v<Classifier, no_classifier>) {
     detail::merged_runs<F> out(emit);
+    std::int32_t const end = detail::last_visible(*this, q_last);
     for (std::int32_t k = 0;; k += block) {
-      std::int32_t const last = q_last - k < block ? q_last : k + block - 1;
+      std::int32_t const last = end - k < block ? end : k + block - 1;
       coverage const seen = classifier(q_first, q_last, k, last);
       if (seen != coverage::empty) out.add(k, last, seen == coverage::full);
-      if (last == q_last) break;
+      if (last == end) break;
     }
     out.flush();
   }

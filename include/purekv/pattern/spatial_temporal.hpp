@@ -47,7 +47,7 @@ struct spatial_temporal {
     if (!layout.covers(q)) return INT32_MAX;
     coordinates const at = layout.at(q);
     segment const& s = layout.segments[at.segment];
-    return has_frames(s) ? s.begin + (at.t + 1) * s.frame_tokens() : s.end();
+    return s.has_frames() ? s.begin + (at.t + 1) * s.frame_tokens() : s.end();
   }
 
   PUREKV_HD status check(std::int32_t last) const {
@@ -59,9 +59,8 @@ struct spatial_temporal {
   }
 
  private:
-  PUREKV_HD static bool has_frames(segment const& s) { return s.kind == modality::image || s.kind == modality::video; }
   PUREKV_HD bool has_frames(std::int32_t position) const {
-    return layout.covers(position) && has_frames(layout.segments[layout.segment_of(position)]);
+    return layout.covers(position) && layout.segments[layout.segment_of(position)].has_frames();
   }
   PUREKV_HD bool same_stream(std::int32_t a, std::int32_t b) const {
     return layout.segments[a].kind == layout.segments[b].kind && layout.segments[a].stream == layout.segments[b].stream;
@@ -76,7 +75,7 @@ struct spatial_temporal {
     out.add(0, end_of_sinks - 1, true);
     for (std::int32_t i = 0; i <= first.segment; ++i) {
       segment const& s = layout.segments[i];
-      if (!has_frames(s)) {
+      if (!s.has_frames()) {
         add(s.begin, s.end(), true);
         continue;
       }

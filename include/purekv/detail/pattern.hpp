@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/concepts.hpp>
+
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+namespace detail {
+
+// What a pattern says of itself, or the default if it does not.
+
+/// Rows (query x head of the group) of a tile: large enough that converting keys and values costs nothing beside using
+/// them, small enough that the rows stay in L2 (bench/attend.cpp: 64 rows lose a tenth, 512 win nothing).
+inline constexpr std::int32_t dense_tile_rows = 256;
+
+template <Pattern P> constexpr std::int32_t tile_rows() {
+  if constexpr (requires { P::tile_rows; })
+    return P::tile_rows;
+  else
+    return dense_tile_rows;
+}
+
+template <Pattern P> constexpr bool is_per_head() {
+  if constexpr (requires { P::per_head; })
+    return P::per_head;
+  else
+    return false;
+}
+
+/// The last position that a query at q may see: its own, unless the pattern looks ahead.
+template <Pattern P> PUREKV_HD constexpr std::int32_t last_visible(P const& pattern, std::int32_t q) {
+  if constexpr (requires { pattern.last_visible(q); })
+    return pattern.last_visible(q);
+  else
+    return q;
+}
+
+}  // namespace detail
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA
