@@ -3,7 +3,6 @@
 
 #include "compressed_attention.hpp"
 #include "error.hpp"
-#include "language_model.hpp"
 
 #include <purekv/budget/ratio.hpp>
 #include <purekv/presets.hpp>
@@ -32,8 +31,7 @@ std::unique_ptr<measured_attention> make(std::string const& preset, int compress
                                          int threads) {
   auto attention = [&](auto compressor, layer_schedule schedule) -> std::unique_ptr<measured_attention> {
     compressor.budget = purekv::ratio::compression(compression);
-    purekv::model_shape const shape{model.layers, model.heads, model.kv_heads, model.dim};
-    return std::make_unique<compressed_attention<T, decltype(compressor)>>(shape, std::move(schedule), compressor,
+    return std::make_unique<compressed_attention<T, decltype(compressor)>>(model, std::move(schedule), compressor,
                                                                            threads);
   };
   int const layers = model.layers;
