@@ -14,15 +14,16 @@ struct conventions {
   std::string_view architecture;
   int rope_type = GGML_ROPE_TYPE_NEOX;
   bool scales_embedding = false;  // by the square root of its width
-  bool gelu = false;              // instead of SiLU
-  bool head_norms = false;        // of queries and keys, and cannot do without
-  bool post_norms = false;        // after attention and feed-forward, likewise
-  float soft_cap = 0;             // here and below: where the file does not say
-  float final_soft_cap = 0;
+  bool gelu = false;              // gates the feed-forward, else SiLU does
+  bool head_norms = false;        // of queries and keys
+  bool post_norms = false;        // after attention and after the feed-forward
+  // Where the file does not say:
+  float soft_cap = 0, final_soft_cap = 0;
   int window = 0;
-  int window_period = 0;       // every so many layers the last sees everything, the others have the window; 0: none has
-  float window_rope_base = 0;  // of the layers with a window, which then do not scale; 0: as the others
-  int layers_scaled_by_width = 0;  // a model of so many layers divides q . k by sqrt(hidden / heads), not sqrt(dim)
+  int window_period = 0;  // of so many layers the last sees everything and the others have the window; 0: none has
+
+  float window_rope_base = 0;      // layers with a window turn by this base and without scaling; 0: like the others
+  int layers_scaled_by_width = 0;  // the model of so many layers divides q . k by sqrt(hidden / heads), not sqrt(dim)
 };
 
 namespace {
@@ -209,8 +210,8 @@ void gguf_model::find_weights(conventions const& c) {
   if (output_ == nullptr) output_ = token_embedding_;
   rope_factors_ = optional_weight("rope_freqs.weight", dim / 2, 1);
 
-  auto norm = [&](std::string const& name, std::int64_t columns, bool needed) {
-    return needed ? weight(name, columns, 1) : optional_weight(name, columns, 1);
+  auto norm_if = [&](bool has, std::string const& name, std::int64_t columns) {
+    return has ? weight(name, columns, 1) : nullptr;
   };
   for (int l = 0; l < shape_.layers; ++l) {
     std::string const block = "blk." + std::to_string(l) + '.';
@@ -223,14 +224,14 @@ void gguf_model::find_weights(conventions const& c) {
                        .attn_k_bias = optional_weight(block + "attn_k.bias", kv_heads, 1),
                        .attn_v_bias = optional_weight(block + "attn_v.bias", kv_heads, 1),
                        .attn_output_bias = optional_weight(block + "attn_output.bias", hidden, 1),
-                       .attn_q_norm = norm(block + "attn_q_norm.weight", dim, c.head_norms),
-                       .attn_k_norm = norm(block + "attn_k_norm.weight", dim, c.head_norms),
-                       .post_attention_norm = norm(block + "post_attention_norm.weight", hidden, c.post_norms),
+                       .attn_q_norm = norm_if(c.head_norms, block + "attn_q_norm.weight", dim),
+                       .attn_k_norm = norm_if(c.head_norms, block + "attn_k_norm.weight", dim),
+                       .post_attention_norm = norm_if(c.post_norms, block + "post_attention_norm.weight", hidden),
                        .ffn_norm = weight(block + "ffn_norm.weight", hidden, 1),
                        .ffn_gate = weight(block + "ffn_gate.weight", hidden, wide),
                        .ffn_up = weight(block + "ffn_up.weight", hidden, wide),
                        .ffn_down = weight(block + "ffn_down.weight", wide, hidden),
-                       .post_ffw_norm = norm(block + "post_ffw_norm.weight", hidden, c.post_norms)});
+                       .post_ffw_norm = norm_if(c.post_norms, block + "post_ffw_norm.weight", hidden)});
   }
 }
 

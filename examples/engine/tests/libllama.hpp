@@ -54,7 +54,8 @@ struct agreement {
   int different_best = 0;  // positions with another one, although the gap to the second is larger than the tolerance
 };
 
-inline agreement compare(std::vector<float> const& ours, std::vector<float> const& theirs, int tokens, double tolerance) {
+inline agreement compare(std::vector<float> const& ours, std::vector<float> const& theirs, int tokens,
+                         double tolerance) {
   REQUIRE(ours.size() == theirs.size());
   std::size_t const vocabulary = ours.size() / static_cast<std::size_t>(tokens);
   agreement result;

@@ -57,7 +57,8 @@ TEST_CASE("with quantised weights too, as far as the rounding of activations let
     CHECK(compare(by_engine(test_model(), one), by_libllama(test_model(), one, threads), 1, 0).worst <= 1e-5);
   }
   SUBCASE("afterwards: the same most likely token nearly everywhere") {
-    agreement const seen = compare(by_engine(test_model(), tokens), by_libllama(test_model(), tokens, threads), positions, 0);
+    agreement const seen =
+        compare(by_engine(test_model(), tokens), by_libllama(test_model(), tokens, threads), positions, 0);
     MESSAGE("same most likely token at ", seen.same_best, " of ", positions, ", largest difference ", seen.worst);
     CHECK(seen.same_best >= positions * 9 / 10);
   }
