@@ -2,13 +2,15 @@
 #pragma once
 
 #include "cache_memory.hpp"
+#include "language_model.hpp"
 #include "measured_attention.hpp"
 
-#include <purekv/pattern/dense.hpp>
+#include <purekv/pattern/sliding_window.hpp>
 #include <purekv/pipeline.hpp>
 #include <purekv/take_back.hpp>
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -29,12 +31,12 @@ struct layer_schedule {
 /// memory is taken when the schedule first needs it and given back as soon as it does not.
 template <purekv::Element T, class Compressor> class compressed_attention final : public measured_attention {
  public:
-  compressed_attention(purekv::model_shape const& model, layer_schedule schedule, Compressor const& compressor,
-                       int threads)
+  compressed_attention(model_shape const& model, layer_schedule schedule, Compressor const& compressor, int threads)
       : model_(model),
         threads_(threads),
         schedule_(std::move(schedule)),
-        pipeline_(model, schedule_.view(), compressor, purekv::dense{}) {
+        patterns_(windows(model)),
+        pipeline_(make_pipeline(model, schedule_, compressor, patterns_)) {
     pipeline_.check().or_throw();
     pipeline_.listen(
         {[](void* self, purekv::pipeline_phase phase) { static_cast<compressed_attention*>(self)->enter(phase); },
@@ -120,6 +122,23 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
     std::optional<cache_memory<T>> full, kept;
   };
 
+  using pipeline = purekv::pipeline<Compressor, purekv::sliding_window>;
+
+  static constexpr purekv::sliding_window everything{std::numeric_limits<std::int32_t>::max()};
+
+  static std::vector<purekv::sliding_window> windows(model_shape const& model) {
+    std::vector<purekv::sliding_window> result;
+    for (int const window : model.windows) result.push_back(window > 0 ? purekv::sliding_window{window} : everything);
+    return result;
+  }
+
+  static pipeline make_pipeline(model_shape const& m, layer_schedule const& schedule, Compressor const& compressor,
+                                std::vector<purekv::sliding_window> const& patterns) {
+    purekv::model_shape const shape{m.layers, m.heads, m.kv_heads, m.dim};
+    if (patterns.empty()) return {shape, schedule.view(), compressor, everything};
+    return {shape, schedule.view(), compressor, patterns.data()};
+  }
+
   void enter(purekv::pipeline_phase phase) {
     watch_.charge_to(*charged_);
     charged_ = phase == purekv::pipeline_phase::attending ? &attention_time_ : &compression_time_;
@@ -128,7 +147,10 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
   static std::size_t index(int layer) { return static_cast<std::size_t>(layer); }
 
   purekv::query_view<float> queries(layer_rows const& rows) const {
-    return {purekv::token_major(rows.q, model_.heads, rows.tokens, model_.dim), {.positions = rows.positions}};
+    return {.rows = purekv::token_major(rows.q, model_.heads, rows.tokens, model_.dim),
+            .batch = {.positions = rows.positions},
+            .scale = model_.attention_scale,
+            .soft_cap = model_.soft_cap};
   }
 
   void take_memory(int layer) {
@@ -146,10 +168,11 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
       }
   }
 
-  purekv::model_shape model_;
+  model_shape model_;
   int threads_;
   layer_schedule schedule_;
-  purekv::pipeline<Compressor, purekv::dense> pipeline_;
+  std::vector<purekv::sliding_window> patterns_;  // [layers], or none where all see everything
+  pipeline pipeline_;
   cache_meter meter_;
   std::vector<layer_memory> layers_;
   std::optional<cache_memory<T>> shared_full_;  // of the layers that evict at once, one after the other

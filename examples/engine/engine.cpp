@@ -139,7 +139,8 @@ void engine::embed(std::span<int const> tokens, int first_position) {
   compute([&](ggml_context* context) {
     ggml_tensor* const ids = ggml_new_tensor_1d(context, GGML_TYPE_I32, static_cast<std::int64_t>(tokens.size()));
     ids->data = const_cast<int*>(tokens.data());
-    ggml_tensor* const rows = ggml_get_rows(context, model_.token_embedding(), ids);
+    ggml_tensor* const rows =
+        ggml_scale(context, ggml_get_rows(context, model_.token_embedding(), ids), model_.embedding_scale());
     rows->data = hidden_.data();
     return rows;
   });
@@ -172,23 +173,25 @@ void engine::pass(int layer, attention& attention) {
     ggml_tensor* const positions = ggml_new_tensor_1d(c, GGML_TYPE_I32, tokens);
     positions->data = positions_.data();
     auto norm = [&](ggml_tensor* x, ggml_tensor* weight) {
-      return ggml_mul(c, ggml_rms_norm(c, x, model_.norm_epsilon()), weight);
+      return weight == nullptr ? x : ggml_mul(c, ggml_rms_norm(c, x, model_.norm_epsilon()), weight);
     };
-    // GGUF files of this architecture hold query and key weights permuted for rotation of neighbouring elements.
-    auto rotate = [&](ggml_tensor* x, int heads) {
-      return ggml_rope_ext(c, ggml_reshape_3d(c, x, s.dim, heads, tokens), positions, model_.rope_factors(), s.dim,
-                           GGML_ROPE_TYPE_NORMAL, s.context, model_.rope_base(), model_.rope_scale(), 0, 1, 32, 1);
+    auto rotate = [&](ggml_tensor* x, int heads, ggml_tensor* head_norm) {
+      rotary const rope = model_.rope(layer);
+      return ggml_rope_ext(c, norm(ggml_reshape_3d(c, x, s.dim, heads, tokens), head_norm), positions,
+                           model_.rope_factors(), s.dim, rope.type, s.context, rope.base, rope.scale, 0, 1, 32, 1);
     };
     ggml_tensor* const x = hidden_states(c, 0, tokens);
     ggml_tensor* const h = norm(x, w.attn_norm);
-    ggml_tensor* qkv[] = {rotate(linear(c, w.attn_q, w.attn_q_bias, h), s.heads),
-                          rotate(linear(c, w.attn_k, w.attn_k_bias, h), s.kv_heads),
+    ggml_tensor* qkv[] = {rotate(linear(c, w.attn_q, w.attn_q_bias, h), s.heads, w.attn_q_norm),
+                          rotate(linear(c, w.attn_k, w.attn_k_bias, h), s.kv_heads, w.attn_k_norm),
                           linear(c, w.attn_v, w.attn_v_bias, h)};
     ggml_tensor* const attended = call.operation(c, qkv, tokens);
-    ggml_tensor* const y = ggml_add(c, linear(c, w.attn_output, w.attn_output_bias, attended), x);
+    ggml_tensor* const o = linear(c, w.attn_output, w.attn_output_bias, attended);
+    ggml_tensor* const y = ggml_add(c, norm(o, w.post_attention_norm), x);
     ggml_tensor* const g = norm(y, w.ffn_norm);
-    ggml_tensor* const wide = ggml_swiglu_split(c, ggml_mul_mat(c, w.ffn_gate, g), ggml_mul_mat(c, w.ffn_up, g));
-    return ggml_cpy(c, ggml_add(c, ggml_mul_mat(c, w.ffn_down, wide), y), x);
+    auto* const gated = model_.gelu() ? &ggml_geglu_split : &ggml_swiglu_split;
+    ggml_tensor* const wide = gated(c, ggml_mul_mat(c, w.ffn_gate, g), ggml_mul_mat(c, w.ffn_up, g));
+    return ggml_cpy(c, ggml_add(c, norm(ggml_mul_mat(c, w.ffn_down, wide), w.post_ffw_norm), y), x);
   });
   call.status.or_throw();
   attention.close(layer);
@@ -198,7 +201,9 @@ std::vector<float> engine::logits(int first, int count) {
   std::vector<float> result(static_cast<std::size_t>(count) * static_cast<std::size_t>(shape().vocabulary));
   compute([&](ggml_context* c) {
     ggml_tensor* const x = ggml_rms_norm(c, hidden_states(c, first, count), model_.norm_epsilon());
-    ggml_tensor* const rows = ggml_mul_mat(c, model_.output(), ggml_mul(c, x, model_.output_norm()));
+    ggml_tensor* rows = ggml_mul_mat(c, model_.output(), ggml_mul(c, x, model_.output_norm()));
+    if (float const cap = model_.final_soft_cap(); cap != 0)
+      rows = ggml_scale(c, ggml_tanh(c, ggml_scale(c, rows, 1 / cap)), cap);
     rows->data = result.data();
     return rows;
   });

@@ -16,7 +16,7 @@ struct recorded_prompt {
   std::vector<std::vector<float>> hidden, q, k, v;  // [layers], hidden also after the last
 };
 
-/// The forward pass of a Llama-architecture model: matrix products, norms and rotary embedding by ggml on ggml's
+/// The forward pass of a model from a GGUF file: matrix products, norms and rotary embedding by ggml on ggml's
 /// threads; attention, on the same threads, by an `attention` inside a ggml custom operation. One ggml graph per layer,
 /// so that a layer's cache can be evicted, and its memory given back, before the next one starts.
 class engine final : public language_model {

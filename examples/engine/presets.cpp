@@ -3,7 +3,6 @@
 
 #include "compressed_attention.hpp"
 #include "error.hpp"
-#include "language_model.hpp"
 #include "reconstructed_attention.hpp"
 
 #include <purekv/budget/ratio.hpp>
@@ -34,15 +33,13 @@ std::unique_ptr<measured_attention> make(std::string const& preset, int compress
                                          int threads) {
   auto attention = [&](auto compressor, layer_schedule schedule) -> std::unique_ptr<measured_attention> {
     compressor.budget = purekv::ratio::compression(compression);
-    purekv::model_shape const shape{model.layers, model.heads, model.kv_heads, model.dim};
-    return std::make_unique<compressed_attention<T, decltype(compressor)>>(shape, std::move(schedule), compressor,
+    return std::make_unique<compressed_attention<T, decltype(compressor)>>(model, std::move(schedule), compressor,
                                                                            threads);
   };
   if (preset == "kvzip") {
     purekv::kvzip<purekv::ratio> compressor;
     compressor.budget.budget = purekv::ratio::compression(compression);
-    purekv::model_shape const shape{model.layers, model.heads, model.kv_heads, model.dim};
-    return std::make_unique<reconstructed_attention<T, decltype(compressor)>>(shape, compressor, threads);
+    return std::make_unique<reconstructed_attention<T, decltype(compressor)>>(model, compressor, threads);
   }
   int const layers = model.layers;
   auto const evict = own_scores(layers, purekv::evict_when::after_attending);

@@ -2,6 +2,8 @@
 #pragma once
 
 #include "cache_memory.hpp"
+#include "error.hpp"
+#include "language_model.hpp"
 #include "measured_attention.hpp"
 
 #include <purekv/decode.hpp>
@@ -19,8 +21,11 @@ namespace engine {
 /// `compress` chooses what all layers keep at once. Owns the caches; every layer's is whole until then.
 template <purekv::Element T, class Compressor> class reconstructed_attention final : public measured_attention {
  public:
-  reconstructed_attention(purekv::model_shape const& model, Compressor const& compressor, int threads)
-      : model_(model), threads_(threads), driver_(model, compressor, purekv::dense{}) {
+  reconstructed_attention(model_shape const& model, Compressor const& compressor, int threads)
+      : model_(model),
+        threads_(threads),
+        driver_({model.layers, model.heads, model.kv_heads, model.dim}, compressor, purekv::dense{}) {
+    if (!model.windows.empty()) throw bad_input("kvzip compresses models whose layers all see the whole context");
     driver_.check().or_throw();
   }
 
@@ -121,7 +126,10 @@ template <purekv::Element T, class Compressor> class reconstructed_attention fin
   static std::size_t index(int layer) { return static_cast<std::size_t>(layer); }
 
   purekv::query_view<float> queries(layer_rows const& rows) const {
-    return {purekv::token_major(rows.q, model_.heads, rows.tokens, model_.dim), {.positions = rows.positions}};
+    return {.rows = purekv::token_major(rows.q, model_.heads, rows.tokens, model_.dim),
+            .batch = {.positions = rows.positions},
+            .scale = model_.attention_scale,
+            .soft_cap = model_.soft_cap};
   }
 
   template <class F> static void together(purekv::thread_team& team, F const& f) {
@@ -133,7 +141,7 @@ template <purekv::Element T, class Compressor> class reconstructed_attention fin
     status.or_throw();
   }
 
-  purekv::model_shape model_;
+  model_shape model_;
   int threads_;
   purekv::reconstructor<Compressor, purekv::dense> driver_;
   cache_meter meter_;

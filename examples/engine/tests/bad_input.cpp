@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "../error.hpp"
 #include "../gguf_model.hpp"
+#include "random_gguf.hpp"
 #include "support.hpp"
 
 #include <doctest/doctest.h>
@@ -89,7 +90,7 @@ TEST_CASE("models that this engine does not run") {
   scratch_directory const scratch;
   auto const file = scratch / "model.gguf";
   write_gguf(file, [](gguf_context* m) { gguf_set_val_str(m, "general.architecture", "gpt2"); });
-  CHECK(contains(complaint(file), "architecture 'gpt2'"));
+  CHECK(contains(complaint(file), "architecture 'gpt2'; this engine runs llama, qwen2, qwen3, gemma, gemma2, gemma3"));
   write_gguf(file, [](gguf_context* m) { gguf_set_val_u32(m, "general.architecture", 3); });
   CHECK(contains(complaint(file), "has no general.architecture"));
 
@@ -112,6 +113,31 @@ TEST_CASE("models that this engine does not run") {
   CHECK(contains(complaint(file), "yarn"));
   write_gguf(file, llama_metadata);
   CHECK(contains(complaint(file), "token_embd.weight"));
+}
+
+TEST_CASE("models with a part that is missing, or that their architecture does not have") {
+  scratch_directory const scratch;
+  auto const file = scratch / "model.gguf";
+  random_gguf model{.architecture = "llama"};
+  model.write(file);
+  CHECK(complaint(file) == "none");
+
+  model.post_norms = true;
+  model.write(file);
+  CHECK(contains(complaint(file), "has a tensor blk.0.post_attention_norm.weight, which this engine does not know"));
+  model.architecture = "gemma3";
+  model.write(file);
+  CHECK(contains(complaint(file), "has no tensor blk.0.attn_q_norm.weight"));
+
+  model.head_norms = true;
+  model.window = 8;
+  model.local = {1, 0};
+  model.write(file);
+  CHECK(
+      contains(complaint(file), "gemma3.attention.sliding_window_pattern that does not say yes or no for each layer"));
+  model.local = {1, 0, 1};
+  model.write(file);
+  CHECK(gguf_model(file).shape().windows == std::vector<int>{8, 0, 8});
 }
 
 TEST_CASE("the demo says what is wrong and exits with 2") {
