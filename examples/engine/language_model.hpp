@@ -13,7 +13,8 @@ struct model_shape {
   int hidden = 0, feed_forward = 0, vocabulary = 0, context = 0;
   float attention_scale = 0;  // of q . k; 0 stands for 1 / sqrt(dim)
   float soft_cap = 0;         // of the scaled product; 0 for none
-  std::vector<int> windows;  // [layers]: positions a query sees, its own the last; 0 for all. Empty: all layers see all
+  std::vector<int>
+      windows{};  // [layers]: positions a query sees, its own the last; 0 for all. Empty: all layers see all
 };
 
 /// A transformer whose attention and cache belong to somebody else: layer by layer it hands queries, keys and values to

@@ -37,8 +37,9 @@ template <class Compressor, Pattern P> class reconstructor {
       : model_(model), compressor_(compressor), pattern_(pattern) {}
 
   status check() const {
-    if (model_.layers <= 0 || model_.heads <= 0 || model_.kv_heads <= 0 || model_.dim <= 0)
-      return {errc::bad_shape, "reconstructor: layers, heads, kv_heads and dim must be positive"};
+    if (model_.layers <= 0 || model_.heads <= 0 || model_.kv_heads <= 0 || model_.dim <= 0 || model_.value_dim < 0)
+      return {errc::bad_shape,
+              "reconstructor: layers, heads, kv_heads and dim must be positive, value_dim not negative"};
     if (model_.heads % model_.kv_heads != 0)
       return {errc::bad_shape, "reconstructor: heads is not a multiple of kv_heads"};
     return compressor_.budget.check();
@@ -87,7 +88,8 @@ template <class Compressor, Pattern P> class reconstructor {
   }
 
   /// Caches and attends to the next tokens of the context. `full` is empty before the first of them.
-  /// q : [heads, queries, dim], k, v : [kv_heads, queries, dim], out : [heads, queries, dim], storage : [layers].
+  /// q : [heads, queries, dim], k : [kv_heads, queries, dim], v : [kv_heads, queries, value dim],
+  /// out : [heads, queries, value dim], storage : [layers].
   template <class TQ, class TI, class T, class TO>
   status prefill(cpu exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> k, rows_view<TI const> v,
                  layer_storage<T> const* storage, rows_view<TO> out, workspace work) const {
@@ -196,7 +198,8 @@ template <class Compressor, Pattern P> class reconstructor {
     if (storage == nullptr) return {errc::null_data, "reconstructor: storage is null"};
     if (status const s = check_whole(storage[layer].full); !s.ok()) return s;
     ragged_cache<T> const& to = storage[layer].kept;
-    if (to.sequences != state_.sequences || to.kv_heads != model_.kv_heads || to.dim != model_.dim)
+    if (to.sequences != state_.sequences || to.kv_heads != model_.kv_heads || to.dim != model_.dim ||
+        value_dim_of(to) != value_dim())
       return {errc::mismatch, "reconstructor::compact: the kept cache differs from the model or the context"};
     if (to.extents == nullptr ||
         (to.slots > 0 && (to.keys == nullptr || to.values == nullptr || to.positions == nullptr)))
@@ -284,7 +287,8 @@ template <class Compressor, Pattern P> class reconstructor {
 
   template <class T> status check_full(contiguous_cache<T> const& full) const {
     if (status const s = full.check(); !s.ok()) return s;
-    if (full.sequences != state_.sequences || full.kv_heads != model_.kv_heads || full.dim != model_.dim)
+    if (full.sequences != state_.sequences || full.kv_heads != model_.kv_heads || full.dim != model_.dim ||
+        value_dim_of(full) != value_dim())
       return {errc::mismatch, "reconstructor: the full cache differs from the model or the context"};
     return {};
   }
@@ -315,6 +319,8 @@ template <class Compressor, Pattern P> class reconstructor {
         for (std::int32_t h = 0; h < model_.kv_heads; ++h) full.set_length(s, h, full.length(s, h) - q.count(s));
     exec.sync();
   }
+
+  std::int32_t value_dim() const { return model_.value_dim != 0 ? model_.value_dim : model_.dim; }
 
   model_shape model_;
   Compressor compressor_;

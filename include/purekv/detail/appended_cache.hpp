@@ -28,7 +28,12 @@ template <Cache C> struct appended_cache : C {
     }
     // Workspace queries read positions only; `positions` is not const because caches own theirs.
     std::int32_t* const position = const_cast<std::int32_t*>(batch.positions) + begin(sequence) + token - held;
-    return token_run<typename C::element>{nullptr, nullptr, position, this->dim, length(sequence, head) - token};
+    return token_run<typename C::element>{nullptr,
+                                          nullptr,
+                                          position,
+                                          this->dim,
+                                          length(sequence, head) - token,
+                                          value_dim_of(static_cast<C const&>(*this))};
   }
 };
 
