@@ -497,9 +497,7 @@ TEST_CASE("bad calls give their status and leave what is kept alone") {
   CHECK(call(e.queries(0), e.keys(0), narrow, enough).code == errc::mismatch);
   e.storage[0].full.value_dim = 8;
   e.storage[0].full.value_token_stride = 16;
-  e.storage[0].full.value_head_stride = e.storage[0].full.value_sequence_stride = 16 * 100;
-  CHECK(call(e.queries(0), e.keys(0), e.values(0), enough).code == errc::bad_shape);
-  e.storage[0].full.value_sequence_stride = 16 * 200;
+  e.storage[0].full.value_head_stride = 16 * 100;
   CHECK(call(e.queries(0), e.keys(0), e.values(0), enough).code == errc::mismatch);
   e.storage[0].full.value_dim = 0;
 

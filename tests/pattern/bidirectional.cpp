@@ -87,7 +87,7 @@ TEST_CASE("bidirectional: a frame is one full range") {
 
 TEST_CASE("bidirectional: what it wraps keeps its own words") {
   auto const by_head = [](int head, int, int) { return head == 1; };
-  using wrapped = bidirectional<custom<decltype(by_head)>>;
+  using wrapped = bidirectional<custom<std::remove_const_t<decltype(by_head)>>>;
   static_assert(wrapped::per_head && Pattern<wrapped>);
   wrapped const pattern{{mixed, 5}, {by_head}};
   CHECK(!pattern.visible(0, 6, 4));
