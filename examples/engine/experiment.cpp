@@ -75,7 +75,7 @@ measurement compress_document(language_model& model, measured_attention& attenti
   prefill();
   auto const repeating = clock::now();
   for (auto const& pass : passes) model.extend(pass, document, attention);
-  result.repeating = clock::now() - repeating;
+  if (!passes.empty()) result.repeating = clock::now() - repeating;
   attention.compress();
   result.prefill = clock::now() - start - result.repeating;
   note_cost(attention, result);

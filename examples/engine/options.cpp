@@ -37,7 +37,7 @@ options parse_options(int argc, char** argv, bool with_text) {
     app.add_option("--needle", o.needles, "instead of the table: this many documents per length, share right");
     app.add_option("--lengths", o.lengths, "tokens of those documents")->delimiter(',')->capture_default_str();
     app.add_flag("--chat", o.chat,
-                 "compress the document once, then ask ten questions about ten hidden facts, one after the other");
+                 "compress the document once, then ask ten questions about five hidden facts, one after the other");
     app.add_flag("--stdin", o.from_stdin, "with --chat: your own questions, one a line, under the first preset");
     app.add_flag("--float-weights", o.float_weights, "unpack quantised weights to float (faster prefill, more memory)");
   } else {

@@ -88,6 +88,7 @@ TEST_CASE("kvzip keeps what its budget says of the whole model, and answers alik
   // Nothing can be evicted before all has been scored: all layers' full caches, the repetition's tokens, the scores.
   CHECK(m.peak_cache_bytes >= heads * (200 + 205) * slot);
   CHECK(m.repeating.count() > 0);
+  CHECK(answer(two, "snapkv", 5, p).repeating.count() == 0);
   CHECK(m.compressing.count() > 0);
   CHECK(m.prefill > m.attention + m.compressing);
 }
