@@ -6,7 +6,7 @@
 #   scripts/demo.sh --needle 20                      share of hidden facts found, per preset and compression
 #   scripts/demo.sh --needle 20 --agnostic --presets kvzip,snapkv   the same, compressed before the question is known
 #   scripts/demo.sh --chat --presets full,kvzip      compressed once, ten questions asked one after the other
-#   scripts/demo.sh --model FILE                     any GGUF file of the Llama architecture
+#   scripts/demo.sh --model FILE                     a GGUF file: Llama, Qwen 2 and 3, Gemma 1 to 3
 #   scripts/demo.sh --help                           all options
 #   scripts/demo.sh --test                           runs the engine's tests instead
 # With --require-model it is an error if the model cannot be fetched; without, a model with random weights stands in.

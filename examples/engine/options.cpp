@@ -28,7 +28,7 @@ options parse_options(int argc, char** argv, bool with_text) {
       "with answers, bytes and seconds as measured."};
   std::string element = "half";
   if (with_text) {
-    app.add_option("--model", o.model, "Llama-architecture GGUF file")->required();
+    app.add_option("--model", o.model, "GGUF file of a model that the engine runs")->required();
     app.add_option("--document", o.document, "text file to hide a fact in, or to ask about")->required();
     app.add_option("--ask", o.question, "your own question about the document; nothing is hidden then");
     app.add_option("--tokens", o.tokens, "use only so many tokens of the document");

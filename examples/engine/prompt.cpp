@@ -50,14 +50,15 @@ bool needle::answered_by(std::string_view text) const {
 
 prompt hide(needle const& fact, std::span<int const> document, double depth, tokenizer const& words) {
   auto const before = static_cast<std::size_t>(depth * static_cast<double>(document.size()));
-  std::vector<int> tokens(document.begin(), document.begin() + static_cast<std::ptrdiff_t>(before));
+  std::vector<int> tokens = words.beginning();
+  append(tokens, document.first(before));
   append(tokens, words.tokens(fact.sentence()));
   append(tokens, document.subspan(before));
   return with_requests(std::move(tokens), words.tokens(fact.question()), words);
 }
 
 prompt hide(std::span<needle const> facts, std::span<int const> document, tokenizer const& words) {
-  std::vector<int> tokens;
+  std::vector<int> tokens = words.beginning();
   std::size_t from = 0;
   for (std::size_t i = 0; i < facts.size(); ++i) {
     std::size_t const to = document.size() * (2 * i + 1) / (2 * facts.size());
@@ -72,7 +73,9 @@ prompt hide(std::span<needle const> facts, std::span<int const> document, tokeni
 std::string question_text(std::string const& question) { return "\n\nQuestion: " + question + "\nAnswer:"; }
 
 prompt ask(std::string const& question, std::span<int const> document, tokenizer const& words) {
-  return with_requests({document.begin(), document.end()}, words.tokens(question_text(question)), words);
+  std::vector<int> tokens = words.beginning();
+  append(tokens, document);
+  return with_requests(std::move(tokens), words.tokens(question_text(question)), words);
 }
 
 }  // namespace engine

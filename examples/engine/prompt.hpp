@@ -22,10 +22,10 @@ struct needle {
   bool found_in(std::string_view text) const;
 };
 
-/// document[0, depth), the needle, the rest of the document; the question.
+/// What the model's prompts begin with, document[0, depth), the needle, the rest of the document; the question.
 prompt hide(needle const& fact, std::span<int const> document, double depth, tokenizer const& words);
 
-/// The document with all facts, spread evenly; no question.
+/// The same with all facts, spread evenly; no question.
 prompt hide(std::span<needle const> facts, std::span<int const> document, tokenizer const& words);
 
 /// The document and a question of the user's own.

@@ -23,6 +23,11 @@ std::vector<int> tokenizer::tokens(std::string_view text) const {
   return result;
 }
 
+std::vector<int> tokenizer::beginning() const {
+  if (!llama_vocab_get_add_bos(vocabulary_)) return {};
+  return {llama_vocab_bos(vocabulary_)};
+}
+
 std::string tokenizer::text(int token) const {
   std::string piece(64, '\0');
   int length = llama_token_to_piece(vocabulary_, token, piece.data(), static_cast<int>(piece.size()), 0, true);

@@ -17,6 +17,10 @@ class tokenizer {
 
   /// The text and nothing else: no beginning-of-sequence token, and control tokens in it are plain text.
   std::vector<int> tokens(std::string_view text) const;
+
+  /// What a prompt begins with: the beginning-of-sequence token if the file asks for one, else nothing.
+  std::vector<int> beginning() const;
+
   std::string text(int token) const;
   bool ends(int token) const;  // end of sequence or of turn
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "../prompt.hpp"
 
+#include "random_gguf.hpp"
 #include "support.hpp"
 
 #include <doctest/doctest.h>
@@ -62,6 +63,27 @@ TEST_CASE("several needles lie in order, spread evenly, and nothing of the docum
   CHECK(text == prose(20));
   CHECK(p.question.empty());
   CHECK(text_of(words, p.repeat) == "\n\nRepeat the previous context exactly.\n");
+}
+
+TEST_CASE("a prompt begins as its model wants it to") {
+  scratch_directory const scratch;
+  auto const file = scratch / "model.gguf";
+  random_gguf model{.architecture = "gemma", .vocabulary = 259, .byte_tokens = true};
+  model.write(file);
+  tokenizer const words(file);
+  std::vector<int> const document = words.tokens("abc");
+  CHECK(document == std::vector<int>{3 + 'a', 3 + 'b', 3 + 'c'});
+  CHECK(words.beginning() == std::vector<int>{1});
+  std::vector<int> const asked = ask("why?", document, words);
+  CHECK(text_of(words, std::span(asked).subspan(1)) == "abc\n\nQuestion: why?\nAnswer:");
+  CHECK(asked.front() == 1);
+  CHECK(hide({"blue door", "48213"}, document, 0, words).front() == 1);
+
+  model.begins = false;
+  model.write(file);
+  tokenizer const plain(file);
+  CHECK(plain.beginning().empty());
+  CHECK(ask("why?", document, plain).front() == document.front());
 }
 
 TEST_CASE("an answer is the code and nothing more") {

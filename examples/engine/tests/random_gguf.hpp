@@ -15,7 +15,7 @@
 
 namespace engine {
 
-/// A small model with random weights, to be written as a GGUF file that libllama loads too; it has no tokenizer.
+/// A small model with random weights, to be written as a GGUF file that libllama loads too.
 /// A tensor's weights depend on the seed and its name only, so two models that differ in one thing share the others.
 struct random_gguf {
   std::string architecture;
@@ -27,6 +27,8 @@ struct random_gguf {
   std::uint32_t window = 0;                   // 0: the file names none
   std::uint32_t window_period = 0;            // likewise
   std::vector<std::uint8_t> local = {};  // [layers], whether the layer has the window; empty: the file does not say
+  bool byte_tokens = false;  // a tokenizer of the 256 bytes after <unk>, <s> and </s>: vocabulary 259; else none
+  bool begins = true;        // prompts begin with <s>
   unsigned seed = 0;
 
   void write(std::filesystem::path const& file) const {
@@ -88,7 +90,10 @@ struct random_gguf {
       gguf_set_val_u32(gguf, key(name).c_str(), static_cast<std::uint32_t>(value));
     };
     gguf_set_val_str(gguf, "general.architecture", architecture.c_str());
-    gguf_set_val_str(gguf, "tokenizer.ggml.model", "no_vocab");
+    if (byte_tokens)
+      describe_bytes(gguf);
+    else
+      gguf_set_val_str(gguf, "tokenizer.ggml.model", "no_vocab");
     whole("vocab_size", vocabulary);
     whole("block_count", layers);
     whole("embedding_length", hidden);
@@ -106,6 +111,28 @@ struct random_gguf {
     if (!local.empty())
       gguf_set_arr_data(gguf, key("attention.sliding_window_pattern").c_str(), GGUF_TYPE_BOOL, local.data(),
                         local.size());
+  }
+
+  void describe_bytes(gguf_context* gguf) const {
+    constexpr std::int32_t unknown = 2, control = 3, byte = 6;  // GGUF's token types
+    std::vector<std::string> tokens{"<unk>", "<s>", "</s>"};
+    std::vector<std::int32_t> types{unknown, control, control};
+    for (unsigned b = 0; b < 256; ++b) {
+      std::string name = "<0x00>";
+      name[3] = "0123456789ABCDEF"[b / 16];
+      name[4] = "0123456789ABCDEF"[b % 16];
+      tokens.push_back(name);
+      types.push_back(byte);
+    }
+    std::vector<char const*> names;
+    for (std::string const& token : tokens) names.push_back(token.c_str());
+    std::vector<float> const scores(tokens.size());
+    gguf_set_val_str(gguf, "tokenizer.ggml.model", "llama");
+    gguf_set_arr_str(gguf, "tokenizer.ggml.tokens", names.data(), names.size());
+    gguf_set_arr_data(gguf, "tokenizer.ggml.scores", GGUF_TYPE_FLOAT32, scores.data(), scores.size());
+    gguf_set_arr_data(gguf, "tokenizer.ggml.token_type", GGUF_TYPE_INT32, types.data(), types.size());
+    gguf_set_val_bool(gguf, "tokenizer.ggml.add_bos_token", begins);
+    gguf_set_val_bool(gguf, "tokenizer.ggml.add_space_prefix", false);
   }
 };
 
