@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <new>
+#include <vector>
 
 namespace engine {
 
@@ -102,5 +103,15 @@ template <class T> class cache_memory {
   std::int32_t kv_heads_, dim_;
   aligned_memory memory_;
 };
+
+/// Positions that each KV head of a cache with one sequence holds.
+template <class T> std::vector<std::vector<std::int32_t>> positions_in(purekv::ragged_cache<T> const& cache) {
+  std::vector<std::vector<std::int32_t>> result;
+  for (int h = 0; h < cache.kv_heads; ++h) {
+    std::int32_t const* const first = cache.positions + cache.at(0, h).begin;
+    result.emplace_back(first, first + cache.length(0, h));
+  }
+  return result;
+}
 
 }  // namespace engine

@@ -111,6 +111,9 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
     });
     return static_cast<int>(first - schedule_.layers.begin());
   }
+  std::vector<std::vector<std::int32_t>> kept(int layer) const override {
+    return positions_in(storage_[index(layer)].kept);
+  }
   std::int64_t cache_bytes() const override { return meter_.now(); }
   std::int64_t peak_cache_bytes() const override { return meter_.peak(); }
   std::string describe(int prompt_tokens, int new_tokens) const override {

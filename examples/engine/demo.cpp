@@ -7,6 +7,7 @@
 #include "prompt.hpp"
 #include "report.hpp"
 
+#include <algorithm>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -51,7 +52,12 @@ nlohmann::json fill_table(engine::engine& model, engine::tokenizer const& words,
     row.answer = row.answer.substr(0, row.answer.find('\n'));
   }
   std::cout << table(rows);
-  return {{"prompt_tokens", prompt.tokens()}, {"rows", data}};
+  nlohmann::json result{{"prompt_tokens", prompt.tokens()}, {"rows", data}};
+  if (hidden) {
+    auto const sentence = std::ranges::search(prompt.document, words.tokens(fact.sentence()));
+    result["fact"] = {sentence.begin() - prompt.document.begin(), sentence.end() - prompt.document.begin()};
+  }
+  return result;
 }
 
 int run(int argc, char** argv) {

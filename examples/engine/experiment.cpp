@@ -126,6 +126,7 @@ std::vector<measurement> measure_rows(language_model& model, options const& o, p
     measurement m = before_question ? answer_document(model, *attention, p, o.new_tokens, reader,
                                                       [&] { model.prefill(p.document, *attention); })
                                     : run(*attention, whole);
+    for (int l = 0; o.kept && l < model.shape().layers; ++l) m.kept.push_back(attention->kept(l));
     m.preset = row.preset;
     m.compression = row.compression;
     results.push_back(m);

@@ -25,6 +25,7 @@ struct measurement {
   seconds repeating{}, asking{};  // the document's repetition; the question's pass, where it has its own
   std::vector<seconds> layers;    // prefill layer by layer
   double decoded_per_second = 0;
+  std::vector<std::vector<std::vector<std::int32_t>>> kept;  // [layers, kv_heads] positions, if asked for
 };
 
 /// How tokens become an answer.

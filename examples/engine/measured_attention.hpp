@@ -38,6 +38,9 @@ class measured_attention : public attention {
   /// Layers up to this one get the same input whatever is evicted.
   virtual int first_layer_that_differs() const = 0;
 
+  /// Positions that each KV head of a layer keeps; after the prompt, or `compress`.
+  virtual std::vector<std::vector<std::int32_t>> kept(int layer) const = 0;
+
   /// The schedule in words.
   virtual std::string describe(int prompt_tokens, int new_tokens) const = 0;
 };

@@ -52,6 +52,8 @@ options parse_options(int argc, char** argv, bool with_text) {
   app.add_option("--json", o.json, "also write every figure and answer to this file");
   app.add_flag("--agnostic", o.agnostic,
                "every preset compresses the document without knowing the question; kvzip always does");
+  app.add_flag("--kept", o.kept,
+               "also write to --json which tokens every layer and head keeps; see scripts/plot_kept.py");
   app.add_flag("--describe", o.describe, "say what each layer does under each preset");
   try {
     app.parse(argc, argv);

@@ -26,6 +26,7 @@ struct options {
   bool agnostic = false;  // every preset compresses the document before it sees the question
   bool chat = false, from_stdin = false;
   bool describe = false;
+  bool kept = false;
 
   /// One row per preset and compression; "full" has one.
   struct row {

@@ -111,6 +111,9 @@ template <purekv::Element T, class Compressor> class reconstructed_attention fin
   seconds attention_time() const override { return attention_time_; }
   seconds compression_time() const override { return compression_time_; }
   int first_layer_that_differs() const override { return model_.layers; }
+  std::vector<std::vector<std::int32_t>> kept(int layer) const override {
+    return positions_in(storage_[index(layer)].kept);
+  }
   std::int64_t cache_bytes() const override { return meter_.now(); }
   std::int64_t peak_cache_bytes() const override { return meter_.peak(); }
   std::string describe(int, int) const override {

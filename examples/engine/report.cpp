@@ -94,6 +94,7 @@ nlohmann::json to_json(measurement const& r) {
                       {"decoded_tokens_per_second", r.decoded_per_second}};
   for (seconds const layer : r.layers) json["layer_seconds"].push_back(layer.count());
   if (r.right) json["right"] = *r.right;
+  if (!r.kept.empty()) json["kept"] = r.kept;
   return json;
 }
 

@@ -67,7 +67,7 @@ template <Cache C> struct layer_input {
 };
 
 struct layer_shape {
-  std::int32_t heads, kv_heads, tokens, dim;  // tokens: of the longest head
+  std::int32_t heads, kv_heads, tokens, dim, value_dim;  // tokens: of the longest head
 };
 
 /// Rows an estimator writes: one per query head (reduce them before selecting) or one per KV head.

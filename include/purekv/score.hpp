@@ -51,7 +51,8 @@ template <class E> struct score_memory {
     if constexpr (E::mass_queries > 0)
       m.mass =
           dense_scores(memory.take<float>(countable ? scores * cache.sequences : -1), cache.sequences, heads, longest);
-    m.scratch = memory.take<float>(countable ? E::scratch(layer_shape{heads, cache.kv_heads, longest, cache.dim}) : -1);
+    m.scratch = memory.take<float>(
+        countable ? E::scratch(layer_shape{heads, cache.kv_heads, longest, cache.dim, value_dim_of(cache)}) : -1);
     if constexpr (E::mass_queries > 0) {
       std::size_t const bytes = mass_workspace(exec, seen.pattern, seen.q, cache, queries(), score_rows::heads);
       m.rest = {memory.take<std::byte>(bytes <= INT64_MAX ? static_cast<std::int64_t>(bytes) : -1), bytes};
@@ -101,7 +102,8 @@ status check_score(E const& estimator, evidence<P, TQ> const& seen, C const& cac
   if constexpr (needs_equal_heads<E>())
     if (!same_positions(cache))
       return {errc::mismatch, "score: the estimator reduces over all heads, but the KV heads hold different tokens"};
-  return check_estimator(estimator, layer_shape{heads, cache.kv_heads, longest_length(cache), cache.dim},
+  return check_estimator(estimator,
+                         layer_shape{heads, cache.kv_heads, longest_length(cache), cache.dim, value_dim_of(cache)},
                          cache.sequences);
 }
 

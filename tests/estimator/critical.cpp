@@ -44,13 +44,14 @@ projected_norm projected(Layer const& l, output_projection<T> const& w, int kv_h
   for (int g = kv_head * l.shape.group; g < (kv_head + 1) * l.shape.group; ++g)
     for (int r = 0; r < w.hidden; ++r) {
       double y = 0, magnitude = 0;
-      for (int i = 0; i < l.shape.dim; ++i) {
-        double const x = oracle::exact(w.weight[r * w.row_stride + g * l.shape.dim + i]) * l.value_of(kv_head, t, i);
+      for (int i = 0; i < l.shape.value_width(); ++i) {
+        double const x =
+            oracle::exact(w.weight[r * w.row_stride + g * l.shape.value_width() + i]) * l.value_of(kv_head, t, i);
         y += x;
         magnitude += std::abs(x);
       }
       norm.value += std::abs(y) / l.shape.group;
-      norm.bound += oracle::eps * (4 + std::sqrt(l.shape.dim)) * magnitude / l.shape.group;
+      norm.bound += oracle::eps * (4 + std::sqrt(l.shape.value_width())) * magnitude / l.shape.group;
     }
   return norm;
 }
@@ -90,8 +91,8 @@ TEST_CASE("critical: the best half of the budget, the others times the norm of t
     CAPTURE(c.group);
     CAPTURE(c.dim);
     int const heads = c.kv_heads * c.group, hidden = random.between(1, 30);
-    random_projection<float> const w(random, hidden, heads, c.dim);
-    random_projection<half> const narrow(random, hidden, heads, c.dim);
+    random_projection<float> const w(random, hidden, heads, c.value_width());
+    random_projection<half> const narrow(random, hidden, heads, c.value_width());
     if (c.group == 1)
       check(critical<mean, ratio>{.budget = {1, 3}, .projection = w.view},
             test::layer<fixtures::owned_ragged<float>>(random, c));

@@ -118,7 +118,8 @@ template <class E, class Input> std::vector<std::vector<float>> scores_of(E cons
   int longest = 0;
   for (int h = 0; h < in.kv_heads(); ++h) longest = std::max(longest, in.tokens(h));
   int const per_kv_head = E::rows == purekv::score_rows::heads ? in.group() : 1, rows = in.kv_heads() * per_kv_head;
-  std::int64_t const scratch_floats = E::scratch(purekv::layer_shape{in.heads, in.kv_heads(), longest, in.dim()});
+  std::int64_t const scratch_floats =
+      E::scratch(purekv::layer_shape{in.heads, in.kv_heads(), longest, in.dim(), in.value_dim()});
   std::vector<std::vector<float>> first;
   for (int ranks : {1, 3, 32}) {
     CAPTURE(ranks);

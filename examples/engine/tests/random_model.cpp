@@ -61,6 +61,7 @@ TEST_CASE("a table of every preset: smaller caches, and time that was measured")
   o.compressions = {5};
   o.new_tokens = 4;
   o.presets.push_back("kvzip");
+  o.kept = true;
   auto const rows = measure_rows(model, o, some_prompt(296, 4), nothing_to_read);
   REQUIRE(rows.size() == 8);
   for (measurement const& row : rows) {

@@ -7,8 +7,9 @@
 
 namespace purekv::inline v0_1 {
 
-/// The output projection of a layer, y = W o for o : [heads * dim], the heads' outputs one after another.
-/// weight : [hidden, heads * dim], rows row_stride elements apart (a linear layer's weight in PyTorch and in GGUF).
+/// The output projection of a layer, y = W o for o : [heads * dim], dim that of the values, the heads' outputs one
+/// after another. weight : [hidden, heads * dim], rows row_stride elements apart (a linear layer's weight in PyTorch
+/// and in GGUF).
 template <class T> struct output_projection {
   T const* weight = nullptr;
   std::int32_t hidden = 0, heads = 0, dim = 0;
@@ -60,9 +61,10 @@ template <class E, class B, Element T = float> struct critical {
 
   status check(layer_shape const& shape, std::int32_t) const {
     if (projection.weight == nullptr) return {errc::null_data, "critical: the output projection's weight is null"};
-    if (projection.heads != shape.heads || projection.dim != shape.dim)
-      return {errc::mismatch, "critical: the output projection differs from the layer in heads or dim"};
-    if (projection.hidden <= 0 || projection.row_stride < std::int64_t{shape.heads} * shape.dim)
+    if (projection.heads != shape.heads || projection.dim != shape.value_dim)
+      return {errc::mismatch,
+              "critical: the output projection differs from the layer in heads or in the dim of values"};
+    if (projection.hidden <= 0 || projection.row_stride < std::int64_t{shape.heads} * shape.value_dim)
       return {errc::bad_shape, "critical: hidden must be positive, and rows of the projection must not overlap"};
     if (share_numerator < 0 || share_denominator <= 0 || share_numerator > share_denominator)
       return {errc::bad_policy, "critical: the share of the first stage must lie in [0, 1]"};
@@ -120,7 +122,7 @@ template <class E, class B, Element T = float> struct critical {
       for (std::int32_t r = 0; count > 0 && r < projection.hidden; ++r) {
         T const* const weight = projection.row(g, r);
         for (std::int32_t i = 0; i < count; ++i)
-          sum[i] += static_cast<double>(__builtin_fabsf(dot(weight, in.value(h, token[i]), in.dim())));
+          sum[i] += static_cast<double>(__builtin_fabsf(dot(weight, in.value(h, token[i]), in.value_dim())));
       }
     for (std::int32_t i = 0; i < count; ++i)
       scores[token[i]] = (scores[token[i]] + epsilon) * static_cast<float>(sum[i] / in.group());
