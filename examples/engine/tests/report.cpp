@@ -42,10 +42,12 @@ TEST_CASE("a row as data holds every figure, and 'right' only where somebody kno
   m.prefill = seconds(2);
   m.attention = seconds(0.5);
   m.cache_bytes = 10;
+  m.layers = {seconds(1.5), seconds(0.5)};
   nlohmann::json const unknown = to_json(m);
   CHECK(unknown["prefill_seconds"] == 2.0);
   CHECK(unknown["cache_bytes"] == 10);
   CHECK(unknown["repetition_seconds"] == 0.0);
+  CHECK(unknown["layer_seconds"] == nlohmann::json{1.5, 0.5});
   CHECK_FALSE(unknown.contains("right"));
   m.right = false;
   CHECK(to_json(m)["right"] == false);
