@@ -3,6 +3,8 @@
 
 #include "error.hpp"
 
+#include <limits>
+
 namespace engine {
 
 tokenizer::tokenizer(std::filesystem::path const& file) {
@@ -16,8 +18,15 @@ tokenizer::tokenizer(std::filesystem::path const& file) {
 
 std::vector<int> tokenizer::tokens(std::string_view text) const {
   std::vector<int> result(text.size() + 8);
-  int const count = llama_tokenize(vocabulary_, text.data(), static_cast<int>(text.size()), result.data(),
-                                   static_cast<int>(result.size()), false, false);
+  auto tokenise = [&] {
+    return llama_tokenize(vocabulary_, text.data(), static_cast<int>(text.size()), result.data(),
+                          static_cast<int>(result.size()), false, false);
+  };
+  int count = tokenise();
+  if (count < 0 && count != std::numeric_limits<int>::min()) {  // a space may become three tokens, one for each byte
+    result.resize(static_cast<std::size_t>(-count));
+    count = tokenise();
+  }
   if (count < 0) throw bad_input("the text cannot be tokenised");
   result.resize(static_cast<std::size_t>(count));
   return result;
