@@ -75,7 +75,6 @@ TEST_CASE("a prompt begins as its model wants it to") {
   CHECK(document == std::vector<int>{3 + 'a', 3 + 'b', 3 + 'c'});
   CHECK(words.beginning() == std::vector<int>{1});
   std::vector<int> const asked = ask("why?", document, words).whole();
-  CHECK(text_of(words, std::span(asked).subspan(1)) == "abc\n\nQuestion: why?\nAnswer:");
   CHECK(asked.front() == 1);
   CHECK(hide({"blue door", "48213"}, document, 0, words).document.front() == 1);
 
@@ -83,7 +82,7 @@ TEST_CASE("a prompt begins as its model wants it to") {
   model.write(file);
   tokenizer const plain(file);
   CHECK(plain.beginning().empty());
-  CHECK(ask("why?", document, plain).document.front() == document.front());
+  CHECK(ask("why?", document, plain).whole() == std::vector<int>(asked.begin() + 1, asked.end()));
 }
 
 TEST_CASE("an answer is the code and nothing more") {
