@@ -157,7 +157,9 @@ agreement compare_files(random_gguf const& ours, random_gguf const& theirs) {
 }  // namespace
 
 TEST_CASE("with a full float cache the logits of every architecture are libllama's") {
-  for (auto [name, model] : models()) {
+  for (tried const& t : models()) {
+    std::string const& name = t.name;
+    random_gguf model = t.model;
     CAPTURE(name);
     model.seed = std::random_device{}();
     CAPTURE(model.seed);
@@ -206,13 +208,14 @@ TEST_CASE("any part of a model done wrong shows in its logits") {
       {"gemma3", [](random_gguf& m) { m.local = {1, 1, 1, 1, 1, 1, 0}; }},
       {"gemma3 that names its layers and another base, and caps its logits", number("final_logit_softcapping", 4.5f)},
   };
-  for (auto const& [name, make] : mistakes) {
+  for (mistake const& m : mistakes) {
+    std::string const& name = m.name;
     CAPTURE(name);
     random_gguf right = model_named(name);
     right.seed = std::random_device{}();
     CAPTURE(right.seed);
     random_gguf wrong = right;
-    make(wrong);
+    m.make(wrong);
     agreement const seen = compare_files(wrong, right);
     MESSAGE(name, ", one part wrong: ", seen.worst);
     CHECK(seen.worst > 10 * tolerance(right));
@@ -224,8 +227,9 @@ TEST_CASE("compressed, every architecture answers from a smaller cache") {
   auto const file = scratch / "model.gguf";
   answer_reader const numbers_only{[](int token) { return std::to_string(token) + ' '; }, [](int) { return false; },
                                    [](std::string const&) { return std::nullopt; }};
-  for (auto [name, gguf] : models()) {
-    CAPTURE(name);
+  for (tried const& t : models()) {
+    random_gguf gguf = t.model;
+    CAPTURE(t.name);
     gguf.seed = std::random_device{}();
     CAPTURE(gguf.seed);
     gguf.write(file);

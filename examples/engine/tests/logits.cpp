@@ -36,6 +36,7 @@ std::vector<int> some_tokens() {
 // rounding, and flips grow to differences of 1 and more in the logits, between two runs of libllama itself too. So the
 // same weights are compared unpacked to float, where no rounding hides an error.
 TEST_CASE("with a full float cache the logits are libllama's") {
+  llama_log_set([](ggml_log_level, char const*, void*) {}, nullptr);
   scratch_directory const scratch;
   auto const file = scratch / "float.gguf";
   llama_model_quantize_params params = llama_model_quantize_default_params();
