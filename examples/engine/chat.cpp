@@ -54,8 +54,7 @@ struct compressed_document {
 nlohmann::json ask_lines(language_model& model, tokenizer const& words, prompt const& p, options const& o,
                          std::istream& in, std::ostream& out) {
   compressed_document document(model, o, o.rows().front(), p);
-  answer_reader const reader{[&](int token) { return words.text(token); },
-                             [&](int token) { return words.ends(token) || words.text(token) == "\n"; },
+  answer_reader const reader{[&](int token) { return words.text(token); }, [&](int token) { return words.ends(token); },
                              [](std::string const&) { return std::nullopt; }};
   nlohmann::json answers = nlohmann::json::array();
   for (std::string line; out << "\n> " << std::flush && std::getline(in, line);) {
