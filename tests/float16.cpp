@@ -168,7 +168,8 @@ TEST_CASE("the edges of bfloat16") {
   CHECK(bfloat16(-0.f).bits == 0x8000);
 }
 
-#if defined(__FLT16_MANT_DIG__) && (defined(__SSE2__) || (defined(__ARM_NEON) && (defined(__clang__) || __GNUC__ >= 13)))
+#if defined(__FLT16_MANT_DIG__) && \
+    (defined(__SSE2__) || (defined(__ARM_NEON) && (defined(__clang__) || __GNUC__ >= 13)))
 TEST_CASE("half agrees with the compiler's half, and converts to it and back") {
   SEEDED(random);
   for (unsigned bits = 0; bits <= 0xffff; ++bits) {

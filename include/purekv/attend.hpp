@@ -151,10 +151,9 @@ std::size_t attend_workspace(cpu exec, tile_plan const& plan, query_view<TQ> con
 /// after the last that the pattern lets the query see, its own unless it says otherwise, and the pattern shows it. Many
 /// queries at once; the cache already holds their own keys (append first), so a prompt may come whole or in chunks.
 /// Logits are clamped to the range of float; a pair whose logit is NaN is not visible; a value counts only for queries
-/// that give it a probability other than 0, whatever it holds. A query that sees nothing gets 0, and lse is -inf, or the
-/// logit of its sink.
-/// q : [heads, queries, dim], out : [heads, queries, value dim]; taps: see attend_taps. Query positions are strictly
-/// ascending in each sequence. Bit-equal for any number of ranks. On error nothing is written.
+/// that give it a probability other than 0, whatever it holds. A query that sees nothing gets 0, and lse is -inf, or
+/// the logit of its sink. q : [heads, queries, dim], out : [heads, queries, value dim]; taps: see attend_taps. Query
+/// positions are strictly ascending in each sequence. Bit-equal for any number of ranks. On error nothing is written.
 template <Pattern P, class TQ, Cache C, class TO>
 status attend(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cache, rows_view<TO> const& out,
               attend_taps const& taps, workspace const& work) {

@@ -17,7 +17,8 @@ template <class U> inline constexpr bool is_half_like = false;
 template <class U> inline constexpr bool is_bfloat16_like = false;
 template <> inline constexpr bool is_half_like<::__half> = true;
 template <> inline constexpr bool is_bfloat16_like<::__nv_bfloat16> = true;
-#if defined(__FLT16_MANT_DIG__) && (defined(__SSE2__) || (defined(__ARM_NEON) && (defined(__clang__) || __GNUC__ >= 13)))
+#if defined(__FLT16_MANT_DIG__) && \
+    (defined(__SSE2__) || (defined(__ARM_NEON) && (defined(__clang__) || __GNUC__ >= 13)))
 template <> inline constexpr bool is_half_like<_Float16> = true;
 #endif
 
