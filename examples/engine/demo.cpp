@@ -26,7 +26,7 @@ nlohmann::json fill_table(engine::engine& model, engine::tokenizer const& words,
   if (o.tokens > 0 && document.size() > static_cast<std::size_t>(o.tokens))
     document = document.first(static_cast<std::size_t>(o.tokens));
   std::mt19937 generator(o.seed);
-  engine::needle const fact = engine::needle::random(generator);
+  engine::needle const fact = engine::needle::random(generator, o.paraphrased);
   bool const hidden = o.question.empty();
   engine::prompt const prompt =
       hidden ? engine::hide(fact, document, o.depth, words) : engine::ask(o.question, document, words);
@@ -70,7 +70,10 @@ int run(int argc, char** argv) {
   std::cout << o.model.filename().string() << " on " << o.threads << " threads, " << o.document.filename().string()
             << ": " << document.size() << " tokens\n";
 
-  nlohmann::json data{{"model", to_json(model.shape())}, {"threads", o.threads}, {"float_weights", o.float_weights}};
+  nlohmann::json data{{"model", to_json(model.shape())},
+                      {"threads", o.threads},
+                      {"float_weights", o.float_weights},
+                      {"paraphrased", o.paraphrased}};
   auto const save = [&](char const* name, nlohmann::json const& value) {
     data[name] = value;
     if (!o.json.empty()) engine::write_json(o.json, data);

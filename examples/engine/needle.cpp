@@ -52,7 +52,7 @@ void find_needles(engine& model, tokenizer const& words, std::span<int const> do
     progress_bar bar(runs);
 
     for (int i = 0; i < o.needles; ++i) {
-      needle const fact = needle::random(generator);
+      needle const fact = needle::random(generator, o.paraphrased);
       double const depth = 0.1 + 0.8 * (i + 0.5) / o.needles;
       auto const first =
           std::uniform_int_distribution<std::size_t>(0, document.size() - static_cast<std::size_t>(length))(generator);

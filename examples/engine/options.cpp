@@ -36,6 +36,7 @@ options parse_options(int argc, char** argv, bool with_text) {
     app.add_option("--seed", o.seed, "chooses the fact and the documents of --needle")->capture_default_str();
     app.add_option("--needle", o.needles, "instead of the table: this many documents per length, share right");
     app.add_option("--lengths", o.lengths, "tokens of those documents")->delimiter(',')->capture_default_str();
+    app.add_flag("--paraphrase", o.paraphrased, "ask for the hidden fact in other words than it is told in");
     app.add_flag("--chat", o.chat,
                  "compress the document once, then ask ten questions about five hidden facts, one after the other");
     app.add_flag("--stdin", o.from_stdin, "with --chat: your own questions, one a line, under the first preset");

@@ -19,11 +19,12 @@ prompt with_requests(std::vector<int> document, std::vector<int> question, token
 
 }  // namespace
 
-needle needle::random(std::mt19937& generator) {
+needle needle::random(std::mt19937& generator, bool paraphrased) {
   static constexpr std::array colours{"blue", "red", "green", "white", "golden", "silver"};
   static constexpr std::array things{"door", "gate", "box", "safe", "locker", "bridge"};
   auto below = [&](std::size_t n) { return std::uniform_int_distribution<std::size_t>(0, n - 1)(generator); };
   needle result;
+  result.paraphrased = paraphrased;
   result.name = colours[below(colours.size())];
   result.name += ' ';
   result.name += things[below(things.size())];
@@ -31,9 +32,13 @@ needle needle::random(std::mt19937& generator) {
   return result;
 }
 
-std::string needle::sentence() const { return "\nThe secret code of the " + name + " is " + code + ".\n"; }
+std::string needle::sentence() const {
+  if (paraphrased) return "\nVisitors who want to get through the " + name + " must type " + code + " on the keypad.\n";
+  return "\nThe secret code of the " + name + " is " + code + ".\n";
+}
 
 std::string needle::question() const {
+  if (paraphrased) return "\n\nQuestion: Which number opens the " + name + "?\nAnswer: The number to enter is";
   return "\n\nQuestion: What is the secret code of the " + name + "?\nAnswer: The secret code of the " + name + " is";
 }
 

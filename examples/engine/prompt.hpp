@@ -12,8 +12,9 @@ namespace engine {
 /// A fact to hide in a document and to ask for.
 struct needle {
   std::string name, code;
+  bool paraphrased = false;  // the question uses other words than the sentence
 
-  static needle random(std::mt19937& generator);
+  static needle random(std::mt19937& generator, bool paraphrased = false);
   std::string sentence() const;
   std::string question() const;
   /// The answer begins with the code, and no further digit follows.

@@ -46,6 +46,19 @@ TEST_CASE("a needle lies where it was hidden, and the question comes last") {
   CHECK(text_of(words, hide(fact, document, 0.25, words).question) == fact.question());
 }
 
+TEST_CASE("a paraphrased needle shares its name with its question and nothing else that tells it") {
+  std::mt19937 generator(3);
+  needle const fact = needle::random(generator, true);
+  CHECK(fact.sentence().find(fact.code) != std::string::npos);
+  CHECK(fact.question().find(fact.code) == std::string::npos);
+  for (std::string const& text : {fact.sentence(), fact.question()}) {
+    CHECK(text.find(fact.name) != std::string::npos);
+    CHECK(text.find("secret code") == std::string::npos);
+  }
+  generator.seed(3);
+  CHECK(needle::random(generator).code == fact.code);
+}
+
 TEST_CASE("several needles lie in order, spread evenly, and nothing of the document is lost") {
   tokenizer const words(test_model());
   std::vector<needle> const facts{{"blue door", "48213"}, {"red safe", "00001"}, {"green gate", "99999"}};
