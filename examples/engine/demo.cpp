@@ -54,8 +54,10 @@ nlohmann::json fill_table(engine::engine& model, engine::tokenizer const& words,
   std::cout << table(rows);
   nlohmann::json result{{"prompt_tokens", prompt.tokens()}, {"rows", data}};
   if (hidden) {
-    auto const sentence = std::ranges::search(prompt.document, words.tokens(fact.sentence()));
-    result["fact"] = {sentence.begin() - prompt.document.begin(), sentence.end() - prompt.document.begin()};
+    std::vector<int> const sentence = words.tokens(fact.sentence());
+    auto const& all = prompt.document;
+    auto const begin = std::search(all.begin(), all.end(), sentence.begin(), sentence.end()) - all.begin();
+    result["fact"] = {begin, begin + static_cast<std::ptrdiff_t>(sentence.size())};
   }
   return result;
 }
