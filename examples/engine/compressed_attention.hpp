@@ -149,12 +149,7 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
 
   static std::size_t index(int layer) { return static_cast<std::size_t>(layer); }
 
-  purekv::query_view<float> queries(layer_rows const& rows) const {
-    return {.rows = purekv::token_major(rows.q, model_.heads, rows.tokens, model_.dim),
-            .batch = {.positions = rows.positions},
-            .scale = model_.attention_scale,
-            .soft_cap = model_.soft_cap};
-  }
+  purekv::query_view<float> queries(layer_rows const& rows) const { return queries_of(model_, rows); }
 
   void take_memory(int layer) {
     std::int64_t const prompt_slots = std::int64_t{model_.kv_heads} * prompt_;

@@ -2,6 +2,9 @@
 #pragma once
 
 #include "attention.hpp"
+#include "language_model.hpp"
+
+#include <purekv/view.hpp>
 
 #include <chrono>
 #include <string>
@@ -44,6 +47,14 @@ class measured_attention : public attention {
   /// The schedule in words.
   virtual std::string describe(int prompt_tokens, int new_tokens) const = 0;
 };
+
+/// The queries of a layer as PureKV sees them, with what the model says of their logits.
+inline purekv::query_view<float> queries_of(model_shape const& model, layer_rows const& rows) {
+  return {.rows = purekv::token_major(rows.q, model.heads, rows.tokens, model.dim),
+          .batch = {.positions = rows.positions},
+          .scale = model.attention_scale,
+          .soft_cap = model.soft_cap};
+}
 
 /// Adds up the seconds between marks; one thread calls it.
 class stopwatch {

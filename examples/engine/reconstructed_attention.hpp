@@ -128,12 +128,7 @@ template <purekv::Element T, class Compressor> class reconstructed_attention fin
 
   static std::size_t index(int layer) { return static_cast<std::size_t>(layer); }
 
-  purekv::query_view<float> queries(layer_rows const& rows) const {
-    return {.rows = purekv::token_major(rows.q, model_.heads, rows.tokens, model_.dim),
-            .batch = {.positions = rows.positions},
-            .scale = model_.attention_scale,
-            .soft_cap = model_.soft_cap};
-  }
+  purekv::query_view<float> queries(layer_rows const& rows) const { return queries_of(model_, rows); }
 
   template <class F> static void together(purekv::thread_team& team, F const& f) {
     purekv::status status;

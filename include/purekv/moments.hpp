@@ -109,7 +109,7 @@ template <class T> std::int32_t first_from(query_view<T> const& q, std::int32_t 
 ///   mean = 1 / n sum q_t        covariance = 1 / n sum (q_t - mean) (q_t - mean)^T
 ///
 /// Zeros where a sequence has no such query. Taken before the rotary embedding they are what `average_rotation` and
-/// `expected_attention` go on with. `scale` of the queries is not read. A null out.covariance is left out. Costs
+/// `future_attention` go on with. `scale` of the queries is not read. A null out.covariance is left out. Costs
 /// dim^2 / 2 multiplications per query; sums are float, those of the mean double. Expected Attention,
 /// arXiv 2510.00636, skips the first 4 positions. On error nothing is written.
 template <class T> status moments(cpu exec, query_view<T> const& q, std::int32_t skip, query_moments const& out) {

@@ -12,6 +12,7 @@
 #include <purekv/schedule.hpp>
 #include <purekv/score.hpp>
 #include <purekv/select.hpp>
+#include <purekv/take_back.hpp>
 
 #include <optional>
 
@@ -222,7 +223,7 @@ template <class Compressor, Pattern P> class pipeline {
     if (!ready) return {errc::not_ready, "pipeline::decode: this layer has not been through its prompt yet"};
     if (status const s = append(exec, k, v, q.batch, storage[layer].kept); !s.ok()) return s;
     status const result = purekv::decode(exec, pattern_of(layer), q, storage[layer].kept, out, attend_taps{}, work);
-    if (!result.ok()) take_back(exec, q, storage[layer].kept);
+    if (!result.ok()) detail::shorten(exec, storage[layer].kept, [&](std::int32_t s) { return q.count(s); });
     return result;
   }
 
@@ -484,19 +485,10 @@ template <class Compressor, Pattern P> class pipeline {
     exec.sync();
     if (status const s = append(exec, k, v, q.batch, kept); !s.ok()) return s;
     status const result = attend(exec, pattern_of(layer), q, kept, out, attend_taps{}, work);
-    if (!result.ok()) take_back(exec, q, kept);
+    if (!result.ok()) detail::shorten(exec, kept, [&](std::int32_t s) { return q.count(s); });
     if (exec.rank() == 0 && result.ok()) state_.fed[layer] += q.rows.tokens;
     exec.sync();
     return result;
-  }
-
-  /// Undoes the append of these queries' keys and values.
-  template <class TQ, class T> void take_back(cpu exec, query_view<TQ> const& q, ragged_cache<T> const& kept) const {
-    exec.sync();
-    if (exec.rank() == 0)
-      for (std::int32_t s = 0; s < state_.sequences; ++s)
-        for (std::int32_t h = 0; h < model_.kv_heads; ++h) kept.set_length(s, h, kept.length(s, h) - q.count(s));
-    exec.sync();
   }
 
   template <class TQ, class T, class TO>

@@ -8,6 +8,7 @@
 #include <purekv/pipeline.hpp>
 #include <purekv/score.hpp>
 #include <purekv/select_model.hpp>
+#include <purekv/take_back.hpp>
 
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 
@@ -120,7 +121,7 @@ template <class Compressor, Pattern P> class reconstructor {
     std::ptrdiff_t const queries = q.rows.tokens;
     attend_taps const taps{.lse = memory.lse, .lse_stride = queries};
     if (status const s = append_and_attend(exec, q, k, v, full, out, taps, memory.rest); !s.ok()) return s;
-    shorten(exec, q, full);
+    detail::shorten(exec, full, [&](std::int32_t s) { return q.count(s); });
 
     score_view const scores = dense_scores(memory.scores, state_.sequences, model_.kv_heads, state_.longest);
     evidence<P, TQ> const seen{pattern_, q, memory.lse, queries};
@@ -308,16 +309,8 @@ template <class Compressor, Pattern P> class reconstructor {
                            attend_taps const& taps, workspace const& work) const {
     if (status const s = append(exec, k, v, q.batch, full); !s.ok()) return s;
     status const result = attend(exec, pattern_, q, full, out, taps, work);
-    if (!result.ok()) shorten(exec, q, full);
+    if (!result.ok()) detail::shorten(exec, full, [&](std::int32_t s) { return q.count(s); });
     return result;
-  }
-
-  template <class TQ, class T> void shorten(cpu exec, query_view<TQ> const& q, contiguous_cache<T> const& full) const {
-    exec.sync();
-    if (exec.rank() == 0)
-      for (std::int32_t s = 0; s < state_.sequences; ++s)
-        for (std::int32_t h = 0; h < model_.kv_heads; ++h) full.set_length(s, h, full.length(s, h) - q.count(s));
-    exec.sync();
   }
 
   std::int32_t value_dim() const { return model_.value_dim != 0 ? model_.value_dim : model_.dim; }

@@ -87,6 +87,9 @@ PUREKV_INLINE void hold(vec& x) {
 #endif
 }
 
+inline constexpr std::int32_t keys_side_by_side = 8;  // walked together; more are taken one by one
+inline constexpr std::int32_t query_vectors = 8;      // of the query in registers, where keys are taken one by one
+
 /// sum over d of keys[j][d] * q[r][d] in lane j * logit_stride + r. q : [Rows, padded], zero from dim on. Fetches rows
 /// `ahead` + j * stride meanwhile, line by line, for later.
 template <int Rows, class T>
@@ -94,10 +97,11 @@ PUREKV_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::int32_
                                 T const* const (&keys)[decode_keys<Rows>], T const* ahead, std::ptrdiff_t stride) {
   constexpr std::int32_t count = decode_keys<Rows>, per_key = logit_stride(Rows);
   constexpr std::int32_t line = line_bytes / static_cast<std::int32_t>(sizeof(T));
+  constexpr bool one_by_one = count > keys_side_by_side;
   vec sum[lanes] = {};
   // Some registers of dims of all keys; at(p) loads one.
   auto const add = [&]<int Vectors>(std::int32_t d, auto const& at) __attribute__((always_inline)) {
-    if constexpr (count > 8) {
+    if constexpr (one_by_one) {
       // Too many keys to walk side by side: one after another, the query staying in registers.
       vec x[Vectors];
 #pragma GCC unroll 8
@@ -133,10 +137,10 @@ PUREKV_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::int32_
   };
   auto const whole = [](T const* p) __attribute__((always_inline)) { return widen(p); };
   std::int32_t d = 0;
-  constexpr std::int32_t vectors = count > 8 ? 8 : line / lanes;
+  constexpr std::int32_t vectors = one_by_one ? query_vectors : line / lanes;
   for (; d + vectors * lanes <= dim; d += vectors * lanes) add.template operator()<vectors>(d, whole);
-  if constexpr (vectors > 4)
-    for (; d + 4 * lanes <= dim; d += 4 * lanes) add.template operator()<4>(d, whole);
+  if constexpr (one_by_one)
+    for (; d + vectors / 2 * lanes <= dim; d += vectors / 2 * lanes) add.template operator()<vectors / 2>(d, whole);
   if constexpr (vectors > 1)
     for (; d + lanes <= dim; d += lanes) add.template operator()<1>(d, whole);
   if (d < dim) add.template operator()<1>(d, [&](T const* p) { return widen(p, dim - d); });

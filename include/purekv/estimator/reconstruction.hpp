@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <purekv/detail/estimator.hpp>
+#include <purekv/detail/received_mass.hpp>
 
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 
@@ -10,21 +10,7 @@ namespace purekv::inline v0_1::inline PUREKV_ISA {
 /// asked. Score the context's tokens only, with the repeated queries and their lse as evidence, and fold the chunks of
 /// a repetition by maximum: see reconstruct.hpp. Scores are probabilities, so they compare between layers and heads;
 /// one budget for the whole model (across_model) is what makes them work. KVzip, arXiv 2505.23416.
-struct reconstruction {
-  static constexpr score_rows rows = score_rows::heads;
-  static constexpr std::int32_t mass_queries = all_queries;
-  static constexpr mass_reduction mass_by = mass_reduction::maximum;
-
-  PUREKV_HD static constexpr std::int64_t scratch(layer_shape) { return 0; }
-
-  template <Team G, Cache C>
-  PUREKV_HD void score(G const& team, layer_input<C> const& in, score_out out, float*) const {
-    detail::for_each_score<rows>(team, in, [&](std::int32_t row, std::int32_t, std::int32_t t) {
-      out.row(row)[t] = in.mass[row * in.mass_stride + t];
-    });
-    team.sync();
-  }
-};
+struct reconstruction : detail::received_mass<all_queries, mass_reduction::maximum> {};
 
 static_assert(Estimator<reconstruction>);
 
