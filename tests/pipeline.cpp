@@ -367,6 +367,131 @@ TEST_CASE("a pattern for each layer, and images that see themselves") {
   CHECK(none.check().code == errc::null_data);
 }
 
+TEST_CASE("a compressor for each layer") {
+  test::random random;
+  CAPTURE(random.seed());
+  model_shape const model{3, 4, 2, 16};
+  std::vector<layer_plan> layers(3);
+  own_source(layers.data(), 3, evict_when::after_attending);
+  using drawn = compressor<uniform_random, ratio, sinks>;
+  drawn const each[] = {{{7}, {1, 2}, {3}}, {{8}, {1, 4}, {}}, {{7}, {1, 2}, {3}}};
+  pipeline p(model, schedule{layers.data(), 3, nullptr, 0}, each, dense{});
+  static_assert(std::is_same_v<decltype(p), pipeline<drawn, dense>>);
+  REQUIRE(p.check().ok());
+  engine e(model, {90, 41}, 0, random);
+  thread_team team(2);
+  REQUIRE(e.prefill(p, team).ok());
+  for (int s = 0; s < 2; ++s)
+    for (int h = 0; h < 2; ++h) {
+      CHECK(kept_set(e, 0, s, h) == kept_set(e, 2, s, h));
+      CHECK(kept_set(e, 0, s, h) != kept_set(e, 1, s, h));
+      CHECK(static_cast<int>(kept_set(e, 0, s, h).size()) == e.prompt[s] / 2);
+      CHECK(static_cast<int>(kept_set(e, 1, s, h).size()) == e.prompt[s] / 4);
+      CHECK(kept_set(e, 0, s, h).count(2) == 1);
+    }
+  CHECK(p.kept_tokens(0, 90) == 45);
+  CHECK(p.kept_tokens(1, 90) == 22);
+
+  drawn const broken[] = {each[0], each[1], {{7}, {3, 2}, {}}};
+  CHECK(pipeline(model, schedule{layers.data(), 3, nullptr, 0}, broken, dense{}).check().code == errc::bad_policy);
+  CHECK(pipeline(model, schedule{layers.data(), 3, nullptr, 0}, static_cast<drawn const*>(nullptr), dense{})
+            .check()
+            .code == errc::null_data);
+}
+
+TEST_CASE("an estimator inside cross_layer carries each source layer's own data") {
+  test::random random;
+  CAPTURE(random.seed());
+  model_shape const model{4, 4, 2, 16};
+  source_band const band{1, 1};
+  std::vector<layer_plan> layers(4);
+  one_source(layers.data(), 4, band);
+  using drawn = compressor<cross_layer<uniform_random>, ratio, none>;
+  std::vector<drawn> each(4, drawn{.budget = {1, 3}});
+  auto const kept_with = [&](int at, std::uint64_t seed) {
+    std::vector<drawn> compressors = each;
+    compressors[at].estimator.source.seed = seed;
+    pipeline p(model, schedule{layers.data(), 4, &band, 1}, compressors.data(), dense{});
+    test::random same(random.seed());
+    engine e(model, {120}, 0, same);
+    thread_team team(1);
+    REQUIRE(e.prefill(p, team).ok());
+    return kept_set(e, 3, 0, 1);
+  };
+  auto const before = kept_with(1, 0);
+  CHECK(before == kept_with(3, 5));
+  CHECK(before != kept_with(1, 5));
+}
+
+TEST_CASE("an engine that attends by itself: the same caches") {
+  test::random random;
+  CAPTURE(random.seed());
+  for (auto const above : {evict_when::before_attending, evict_when::dropping}) {
+    model_shape const model{5, 6, 2, 24, 17};
+    source_band const band{1, 2};
+    std::vector<layer_plan> layers(5);
+    one_source(layers.data(), 5, band, above);
+    if (above != evict_when::dropping) layers[4] = {evict_when::never, -1};
+    pipeline p(model, schedule{layers.data(), 5, &band, 1}, early{.budget = {1, 4}}, dense{});
+    engine e(model, {131, 9, 64}, 3, random);
+    engine own = e;
+    thread_team team(3);
+    int const last = above == evict_when::dropping ? 3 : 5;
+    own.allocate(p);
+    e.allocate(p);
+    for (engine* each : {&e, &own}) {
+      each->own_state.assign(p.state_bytes(3, 131) + 64, {});
+      REQUIRE(p.begin(3, each->prompt.data(), 3, engine::aligned(each->own_state)).ok());
+      for (int l = 0; l < last; ++l) {
+        if (each == &e) {
+          REQUIRE(e.prefill_layer(p, team, l).ok());
+          continue;
+        }
+        std::vector<float> lse(6 * own.total() + 3, NAN);
+        std::ptrdiff_t const stride = own.total();
+        attend_taps const taps{.lse = lse.data(), .lse_stride = stride};
+        auto const& full = e.storage[l].full;  // cached by the other engine a moment ago
+        std::vector<float> unused(own.out[l].size());
+        auto const out = head_major(unused.data(), 6, own.total(), 17);
+        std::vector<std::byte> scratch(attend_workspace(cpu{}, dense{}, own.queries(l), full, taps) + 64);
+        REQUIRE(attend(cpu{}, dense{}, own.queries(l), full, out, taps, engine::aligned(scratch)).ok());
+        bool const scores = band.first <= l && l <= band.last;
+        std::vector<std::byte> work(p.prefill_workspace<float>(cpu{0, 3}, own.queries(l)) + 64);
+        std::vector<status> results(3);
+        team.run([&](cpu exec) {
+          results[exec.rank()] = p.cache_prompt(exec, l, own.queries(l), own.keys(l), own.values(l), own.storage.data(),
+                                                scores ? lse.data() : nullptr, stride, engine::aligned(work));
+        });
+        for (status const& s : results) REQUIRE(s.ok());
+        CHECK(std::ranges::all_of(own.out[l], [](float x) { return x == -1.0f; }));
+      }
+    }
+    for (int l = 0; l < last; ++l)
+      for (int s = 0; s < 3; ++s)
+        for (int h = 0; h < 2; ++h) {
+          CAPTURE(l);
+          REQUIRE(kept_set(e, l, s, h) == kept_set(own, l, s, h));
+          auto const &a = e.storage[l].kept, &b = own.storage[l].kept;
+          for (int t = 0; t < a.length(s, h); ++t) {
+            CHECK(std::equal(a.run(s, h, t).keys, a.run(s, h, t).keys + 24, b.run(s, h, t).keys));
+            CHECK(std::equal(a.run(s, h, t).values, a.run(s, h, t).values + 17, b.run(s, h, t).values));
+          }
+        }
+    // Without the log-sum-exp that its estimator needs a source layer is refused, and nothing kept has changed.
+    engine lacking = own;
+    lacking.allocate(p);
+    REQUIRE(p.begin(3, lacking.prompt.data(), 3, engine::aligned(lacking.own_state)).ok());
+    std::vector<std::byte> work(p.prefill_workspace<float>(cpu{}, own.queries(0)) + 64);
+    auto const cache = [&](int l) {
+      return p.cache_prompt(cpu{}, l, lacking.queries(l), lacking.keys(l), lacking.values(l), lacking.storage.data(),
+                            nullptr, 0, engine::aligned(work));
+    };
+    REQUIRE(cache(0).ok());
+    CHECK(cache(1).code == errc::null_data);
+    for (int l = 0; l < 5; ++l) CHECK(kept_set(lacking, l, 0, 0).empty());
+  }
+}
+
 TEST_CASE("every layer by its own score, and decoding from what is kept") {
   test::random random;
   CAPTURE(random.seed());

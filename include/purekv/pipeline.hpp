@@ -9,12 +9,11 @@
 #include <purekv/detail/carve.hpp>
 #include <purekv/detail/one_set.hpp>
 #include <purekv/detail/prompt_cache.hpp>
+#include <purekv/per_layer.hpp>
 #include <purekv/schedule.hpp>
 #include <purekv/score.hpp>
 #include <purekv/select.hpp>
 #include <purekv/take_back.hpp>
-
-#include <optional>
 
 namespace purekv::inline v0_1 {
 
@@ -65,13 +64,11 @@ template <class Compressor, Pattern P> class pipeline {
   static constexpr bool cross_layer = CrossLayerEstimator<estimator>;
 
  public:
-  pipeline(model_shape const& model, schedule const& plan, Compressor const& compressor, P const& pattern)
+  /// compressor, pattern: one for all layers, or an array with one for each: estimators with views of a layer's own
+  /// data, every other layer with a sliding window.
+  pipeline(model_shape const& model, schedule const& plan, per_layer<Compressor> const& compressor,
+           per_layer<P> const& pattern)
       : model_(model), schedule_(plan), compressor_(compressor), pattern_(pattern) {}
-
-  /// Layers with a pattern each, such as every other one with a sliding window: patterns : [layers], the caller's,
-  /// alive as long as the pipeline.
-  pipeline(model_shape const& model, schedule const& plan, Compressor const& compressor, P const* patterns)
-      : model_(model), schedule_(plan), compressor_(compressor), patterns_(patterns) {}
 
   void listen(phase_listener const& listener) { listener_ = listener; }
 
@@ -82,10 +79,13 @@ template <class Compressor, Pattern P> class pipeline {
     if (schedule_.layer_count != model_.layers)
       return {errc::mismatch, "pipeline: the schedule and the model differ in their number of layers"};
     if (status const s = validate(schedule_); !s.ok()) return s;
-    if (!pattern_ && patterns_ == nullptr) return {errc::null_data, "pipeline: patterns is null"};
+    if (pattern_.missing()) return {errc::null_data, "pipeline: patterns is null"};
+    if (compressor_.missing()) return {errc::null_data, "pipeline: compressors is null"};
     if (!cross_layer && schedule_.band_count > 0)
       return {errc::bad_policy, "pipeline: the schedule names a source but the estimator is not a cross_layer"};
-    return compressor_.budget.check();
+    for (std::int32_t l = 0; l < (compressor_.varies() ? model_.layers : 1); ++l)
+      if (status const s = compressor_[l].budget.check(); !s.ok()) return s;
+    return {};
   }
 
   /// False for layers that never evict or drop: what they get goes straight into `kept`.
@@ -117,8 +117,9 @@ template <class Compressor, Pattern P> class pipeline {
       std::int32_t const keep = budget > pinned ? budget : pinned;
       return keep < prompt_tokens ? keep : prompt_tokens;
     };
-    return drops(layer) ? most(detail::one_set(compressor_), schedule_.bands[plan.source].last)
-                        : most(compressor_, layer);
+    if (!drops(layer)) return most(compressor_[layer], layer);
+    std::int32_t const chosen_at = schedule_.bands[plan.source].last;
+    return most(detail::one_set(compressor_[chosen_at]), chosen_at);
   }
 
   /// Slots that `kept` of this layer needs for one sequence; sum them for a batch.
@@ -136,7 +137,7 @@ template <class Compressor, Pattern P> class pipeline {
   /// Memory `prefill` wants for this prompt; only the shape and the positions of `q` are read. T: the caches' element.
   template <Element T, class TQ> std::size_t prefill_workspace(cpu exec, query_view<TQ> const& q) const {
     std::size_t most = 0;
-    for (std::int32_t l = 0; l < (pattern_ ? 1 : model_.layers); ++l) {
+    for (std::int32_t l = 0; l < (pattern_.varies() ? model_.layers : 1); ++l) {
       prefill_memory<T, TQ> memory;
       std::size_t const bytes = memory.take(*this, exec, l, q, prompt_shape<T>(q), detail::carve{});
       most = bytes > most ? bytes : most;
@@ -148,7 +149,7 @@ template <class Compressor, Pattern P> class pipeline {
   template <class T, class TQ>
   std::size_t decode_workspace(cpu exec, std::int32_t layer, query_view<TQ> const& q,
                                layer_storage<T> const* storage) const {
-    return purekv::decode_workspace(exec, pattern_of(layer), q, detail::full_cache<T>{storage[layer].kept},
+    return purekv::decode_workspace(exec, pattern_[layer], q, detail::full_cache<T>{storage[layer].kept},
                                     attend_taps{});
   }
 
@@ -186,43 +187,31 @@ template <class Compressor, Pattern P> class pipeline {
   template <class TQ, class TI, class T, class TO>
   status prefill(cpu exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> k, rows_view<TI const> v,
                  layer_storage<T> const* storage, rows_view<TO> out, workspace work) const {
-    if (status const s = check_call(layer, q, k, v, storage, out); !s.ok()) return s;
-    if (status const s = check_prompt(layer, q, storage); !s.ok()) return s;
-    layer_plan const& plan = schedule_.layers[layer];
-    layer_storage<T> const& own = storage[layer];
-    exec.sync();  // every rank has checked; from here on lengths and state change
-    enter(exec, pipeline_phase::attending);
+    if (status const s = check_out(q, out); !s.ok()) return s;
+    return pass(exec, layer, q, k, v, storage, attention_here<TO>{out}, work);
+  }
 
-    if (plan.when == evict_when::never) return prefill_whole(exec, layer, q, k, v, own.kept, out, work);
-
-    prefill_memory<T, TQ> memory;
-    detail::carve carved{work};
-    memory.take(*this, exec, layer, q, prompt_shape<T>(q), carved);
-    if (!memory.fits)
-      return {errc::workspace_too_small, "pipeline::prefill: workspace smaller than prefill_workspace()"};
-    if (drops(layer)) return prefill_whole(exec, layer, q, k, v, own.kept, out, memory.rest);
-
-    if (exec.rank() == 0)
-      for (std::int32_t i = 0; i < state_.sequences * model_.kv_heads; ++i) own.full.lengths[i] = 0;
-    exec.sync();
-    if (status const s = append(exec, k, v, q.batch, own.full); !s.ok()) return s;
-    status const result = plan.when == evict_when::before_attending
-                              ? prune_then_attend(exec, layer, q, own, out, memory)
-                              : attend_then_evict(exec, layer, q, storage, out, memory);
-    if (exec.rank() == 0 && result.ok()) state_.fed[layer] = q.rows.tokens;
-    exec.sync();
-    return result;
+  /// The same without attention, for engines that attend with a kernel of their own: caches k and v, and evicts what is
+  /// due. lse: that attention's log-sum-exp, base 2, [heads, queries] with rows lse_stride apart; may be null where no
+  /// estimator reads this layer's attention mass. Layers that prune first are to attend to `kept` and themselves
+  /// afterwards, those that drop to `kept`, all others to the whole prompt.
+  template <class TQ, class TI, class T>
+  status cache_prompt(cpu exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> k,
+                      rows_view<TI const> v, layer_storage<T> const* storage, float const* lse,
+                      std::ptrdiff_t lse_stride, workspace work) const {
+    return pass(exec, layer, q, k, v, storage, attention_elsewhere{lse, lse_stride}, work);
   }
 
   /// One or few new tokens per sequence: caches k and v, attends to what the layer keeps. Same arguments as prefill.
   template <class TQ, class TI, class T, class TO>
   status decode(cpu exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> k, rows_view<TI const> v,
                 layer_storage<T> const* storage, rows_view<TO> out, workspace work) const {
-    if (status const s = check_call(layer, q, k, v, storage, out); !s.ok()) return s;
+    if (status const s = check_call(layer, q, k, v, storage); !s.ok()) return s;
+    if (status const s = check_out(q, out); !s.ok()) return s;
     bool const ready = needs_full(layer) ? released(layer) : state_.fed[layer] > 0 || state_.longest == 0;
     if (!ready) return {errc::not_ready, "pipeline::decode: this layer has not been through its prompt yet"};
     if (status const s = append(exec, k, v, q.batch, storage[layer].kept); !s.ok()) return s;
-    status const result = purekv::decode(exec, pattern_of(layer), q, storage[layer].kept, out, attend_taps{}, work);
+    status const result = purekv::decode(exec, pattern_[layer], q, storage[layer].kept, out, attend_taps{}, work);
     if (!result.ok()) detail::shorten(exec, storage[layer].kept, [&](std::int32_t s) { return q.count(s); });
     return result;
   }
@@ -235,7 +224,7 @@ template <class Compressor, Pattern P> class pipeline {
     double visible = 0;
     pipeline_cost cost;
     for (std::int32_t l = 0; l < model_.layers; ++l) {
-      if (l == 0 || !pattern_) visible = visible_pairs(pattern_of(l), prompt_tokens) * model_.heads;
+      if (l == 0 || pattern_.varies()) visible = visible_pairs(pattern_[l], prompt_tokens) * model_.heads;
       std::int64_t live = 0;
       for (std::int32_t other = 0; other < model_.layers; ++other) {
         if (evicts_at(other) <= l) live += kept_slots(other, prompt_tokens, new_tokens) * slot;
@@ -318,16 +307,17 @@ template <class Compressor, Pattern P> class pipeline {
               .rows = static_cast<std::int32_t>(Compressor::scope == selection_scope::layer ? sequences : rows),
               .scope = Compressor::scope};
       attend_taps taps{.lse = lse, .lse_stride = queries};
-      std::size_t most = attend_workspace(exec, p.pattern_of(layer), q, cache, taps);
+      std::size_t most = attend_workspace(exec, p.pattern_[layer], q, cache, taps);
       auto cover = [&](std::size_t bytes) { most = bytes > most ? bytes : most; };
-      evidence<P, TQ> const seen{p.pattern_of(layer), q, lse, queries};
-      cover(score_workspace(exec, p.compressor_.estimator, seen, cache));
+      evidence<P, TQ> const seen{p.pattern_[layer], q, lse, queries};
+      Compressor const& c = p.compressor_[layer];
+      cover(score_workspace(exec, c.estimator, seen, cache));
       if constexpr (cross_layer) {
-        cover(score_workspace(exec, typename estimator::source_estimator{}, seen, cache));
-        cover(accumulate_source_workspace(exec, p.compressor_.estimator, cache));
+        cover(score_workspace(exec, c.estimator.source, seen, cache));
+        cover(accumulate_source_workspace(exec, c.estimator, cache));
       }
-      cover(select_workspace(exec, p.compressor_, cache));
-      cover(select_workspace(exec, detail::one_set(p.compressor_), cache));
+      cover(select_workspace(exec, c, cache));
+      cover(select_workspace(exec, detail::one_set(c), cache));
       rest = {memory.take<std::byte>(static_cast<std::int64_t>(most)), most};
       fits = memory.fits();
       return memory.bytes();
@@ -365,23 +355,28 @@ template <class Compressor, Pattern P> class pipeline {
     return state_.scored[band] == schedule_.bands[band].last - schedule_.bands[band].first + 1;
   }
 
-  template <class TQ, class TI, class T, class TO>
+  template <class TQ, class TI, class T>
   status check_call(std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> const& k,
-                    rows_view<TI const> const& v, layer_storage<T> const* storage, rows_view<TO> const& out) const {
+                    rows_view<TI const> const& v, layer_storage<T> const* storage) const {
     if (state_.tokens == nullptr) return {errc::not_ready, "pipeline: begin() has not been called"};
     if (layer < 0 || layer >= model_.layers) return {errc::bad_shape, "pipeline: no such layer"};
     if (storage == nullptr) return {errc::null_data, "pipeline: storage is null"};
     if (q.rows.heads != model_.heads || q.rows.dim != model_.dim || q.batch.sequences != state_.sequences)
       return {errc::mismatch,
               "pipeline: queries differ from the model in heads or dim, or from the prompt in sequences"};
-    if (out.heads != model_.heads || out.dim != value_dim() || out.tokens != q.rows.tokens)
-      return {errc::mismatch, "pipeline: out differs from the queries in heads, tokens or dim"};
     if (k.heads != model_.kv_heads || k.dim != model_.dim || k.tokens != q.rows.tokens || v.heads != model_.kv_heads ||
         v.dim != value_dim() || v.tokens != q.rows.tokens)
       return {errc::mismatch, "pipeline: keys or values differ from the model or the queries"};
-    if (q.rows.tokens > 0 && (q.rows.data == nullptr || k.data == nullptr || v.data == nullptr || out.data == nullptr ||
-                              q.batch.positions == nullptr))
-      return {errc::null_data, "pipeline: queries, keys, values, positions or out is null"};
+    if (q.rows.tokens > 0 &&
+        (q.rows.data == nullptr || k.data == nullptr || v.data == nullptr || q.batch.positions == nullptr))
+      return {errc::null_data, "pipeline: queries, keys, values or positions are null"};
+    return {};
+  }
+
+  template <class TQ, class TO> status check_out(query_view<TQ> const& q, rows_view<TO> const& out) const {
+    if (out.heads != q.rows.heads || out.dim != value_dim() || out.tokens != q.rows.tokens)
+      return {errc::mismatch, "pipeline: out differs from the queries in heads, tokens or dim"};
+    if (q.rows.tokens > 0 && out.data == nullptr) return {errc::null_data, "pipeline: out is null"};
     return {};
   }
 
@@ -402,8 +397,8 @@ template <class Compressor, Pattern P> class pipeline {
       if (q.count(s) == 0) continue;
       std::int32_t const last = q.batch.positions[q.end(s) - 1];
       if constexpr (requires(P const& pattern) { pattern.check(last); })
-        if (status const r = pattern_of(layer).check(last); !r.ok()) return r;
-      if (status const r = compressor_.protect.check(last); !r.ok()) return r;
+        if (status const r = pattern_[layer].check(last); !r.ok()) return r;
+      if (status const r = compressor_[layer].protect.check(last); !r.ok()) return r;
     }
     layer_plan const& plan = schedule_.layers[layer];
     if (!needs_full(layer)) return check_kept(layer, storage[layer].kept);
@@ -468,6 +463,48 @@ template <class Compressor, Pattern P> class pipeline {
     return drops(layer) ? state_.kept.count(s) : state_.tokens[s];
   }
 
+  /// Who computes a layer's attention to the whole prompt, and where its log-sum-exp is found then.
+  template <class TO> struct attention_here {
+    static constexpr bool here = true;
+    rows_view<TO> out;
+  };
+  struct attention_elsewhere {
+    static constexpr bool here = false;
+    float const* lse;
+    std::ptrdiff_t lse_stride;
+  };
+
+  template <class TQ, class TI, class T, class Attention>
+  status pass(cpu exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> k, rows_view<TI const> v,
+              layer_storage<T> const* storage, Attention const& attention, workspace work) const {
+    if (status const s = check_call(layer, q, k, v, storage); !s.ok()) return s;
+    if (status const s = check_prompt(layer, q, storage); !s.ok()) return s;
+    layer_plan const& plan = schedule_.layers[layer];
+    layer_storage<T> const& own = storage[layer];
+    exec.sync();  // every rank has checked; from here on lengths and state change
+    enter(exec, pipeline_phase::attending);
+
+    if (plan.when == evict_when::never) return keep_whole(exec, layer, q, k, v, own.kept, attention, work);
+
+    prefill_memory<T, TQ> memory;
+    detail::carve carved{work};
+    memory.take(*this, exec, layer, q, prompt_shape<T>(q), carved);
+    if (!memory.fits)
+      return {errc::workspace_too_small, "pipeline::prefill: workspace smaller than prefill_workspace()"};
+    if (drops(layer)) return keep_whole(exec, layer, q, k, v, own.kept, attention, memory.rest);
+
+    if (exec.rank() == 0)
+      for (std::int32_t i = 0; i < state_.sequences * model_.kv_heads; ++i) own.full.lengths[i] = 0;
+    exec.sync();
+    if (status const s = append(exec, k, v, q.batch, own.full); !s.ok()) return s;
+    status const result = plan.when == evict_when::before_attending
+                              ? prune_then_attend(exec, layer, q, own, attention, memory)
+                              : attend_then_evict(exec, layer, q, storage, attention, memory);
+    if (exec.rank() == 0 && result.ok()) state_.fed[layer] = q.rows.tokens;
+    exec.sync();
+    return result;
+  }
+
   template <class T> void lay_out_whole(std::int32_t layer, ragged_cache<T> const& kept) const {
     std::int64_t begin = 0;
     for (std::int32_t s = 0; s < state_.sequences; ++s)
@@ -478,27 +515,35 @@ template <class Compressor, Pattern P> class pipeline {
       }
   }
 
-  template <class TQ, class TI, class T, class TO>
-  status prefill_whole(cpu exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> k,
-                       rows_view<TI const> v, ragged_cache<T> const& kept, rows_view<TO> out, workspace work) const {
+  template <class TQ, class TI, class T, class Attention>
+  status keep_whole(cpu exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> k, rows_view<TI const> v,
+                    ragged_cache<T> const& kept, Attention const& attention, workspace work) const {
     if (exec.rank() == 0 && state_.fed[layer] == 0) lay_out_whole(layer, kept);
     exec.sync();
     if (status const s = append(exec, k, v, q.batch, kept); !s.ok()) return s;
-    status const result = attend(exec, pattern_of(layer), q, kept, out, attend_taps{}, work);
+    status result;
+    if constexpr (Attention::here) result = attend(exec, pattern_[layer], q, kept, attention.out, attend_taps{}, work);
     if (!result.ok()) detail::shorten(exec, kept, [&](std::int32_t s) { return q.count(s); });
     if (exec.rank() == 0 && result.ok()) state_.fed[layer] += q.rows.tokens;
     exec.sync();
     return result;
   }
 
-  template <class TQ, class T, class TO>
+  template <class TQ, class T, class Attention>
   status prune_then_attend(cpu exec, std::int32_t layer, query_view<TQ> const& q, layer_storage<T> const& own,
-                           rows_view<TO> out, prefill_memory<T, TQ> const& memory) const {
+                           Attention const& attention, prefill_memory<T, TQ> const& memory) const {
     enter(exec, pipeline_phase::compressing);
-    P const& pattern = pattern_of(layer);
+    P const& pattern = pattern_[layer];
     evidence<P, TQ> const none{pattern, q, nullptr, 0};
     if (status const s = evict(exec, layer, none, band_source(schedule_.layers[layer].source), own, memory); !s.ok())
       return s;
+    if constexpr (Attention::here) return attend_to_kept(exec, pattern, q, own, attention.out, memory.rest);
+    return {};
+  }
+
+  template <class TQ, class T, class TO>
+  status attend_to_kept(cpu exec, P const& pattern, query_view<TQ> const& q, layer_storage<T> const& own,
+                        rows_view<TO> out, workspace work) const {
     enter(exec, pipeline_phase::attending);
     for (std::int32_t s = 0; s < state_.sequences; ++s) {
       query_view<TQ> one = q;
@@ -514,24 +559,26 @@ template <class Compressor, Pattern P> class pipeline {
           {full.keys, model_.kv_heads, q.count(s), model_.dim, full.head_stride, full.token_stride},
           {full.values, model_.kv_heads, q.count(s), value_dim(), alike ? full.head_stride : full.value_head_stride,
            alike ? full.token_stride : full.value_token_stride}};
-      if (status const r =
-              attend(exec, pattern, one, one_sequence(own.kept, s), self, one_out, attend_taps{}, memory.rest);
+      if (status const r = attend(exec, pattern, one, one_sequence(own.kept, s), self, one_out, attend_taps{}, work);
           !r.ok())
         return r;
     }
     return {};
   }
 
-  template <class TQ, class T, class TO>
+  template <class TQ, class T, class Attention>
   status attend_then_evict(cpu exec, std::int32_t layer, query_view<TQ> const& q, layer_storage<T> const* storage,
-                           rows_view<TO> out, prefill_memory<T, TQ> const& memory) const {
+                           Attention const& attention, prefill_memory<T, TQ> const& memory) const {
     layer_storage<T> const& own = storage[layer];
-    std::int64_t const queries = q.rows.tokens;
-    attend_taps taps{.lse = memory.lse, .lse_stride = queries};
-    P const& pattern = pattern_of(layer);
-    if (status const s = attend(exec, pattern, q, own.full, out, taps, memory.rest); !s.ok()) return s;
+    evidence<P, TQ> seen{pattern_[layer], q, memory.lse, q.rows.tokens};
+    if constexpr (Attention::here) {
+      attend_taps const taps{.lse = memory.lse, .lse_stride = seen.lse_stride};
+      if (status const s = attend(exec, seen.pattern, q, own.full, attention.out, taps, memory.rest); !s.ok()) return s;
+    } else {
+      seen.lse = attention.lse;
+      seen.lse_stride = attention.lse_stride;
+    }
     enter(exec, pipeline_phase::compressing);
-    evidence<P, TQ> const seen{pattern, q, memory.lse, queries};
 
     if constexpr (cross_layer) {
       if (exec.rank() == 0)
@@ -543,15 +590,17 @@ template <class Compressor, Pattern P> class pipeline {
       bool const own_score = plan.source < 0;
       if (own_score || schedule_.in_any_band(layer)) {
         score_view const scores = dense_scores(memory.scores, state_.sequences, model_.kv_heads, state_.longest);
-        typename estimator::source_estimator const source{};
+        auto const& source = compressor_[layer].estimator.source;
         if (status const s = score(exec, source, seen, own.full, source_view{}, scores, memory.rest); !s.ok()) return s;
         for (std::int32_t b = 0; b < schedule_.band_count; ++b)
           if (schedule_.in_band(b, layer))
-            if (status const s = fold(exec, scores, own.full, state_.scored[b] == 0, band_source(b), memory.rest);
+            if (status const s =
+                    fold(exec, layer, scores, own.full, state_.scored[b] == 0, band_source(b), memory.rest);
                 !s.ok())
               return s;
         if (own_score)
-          if (status const s = fold(exec, scores, own.full, true, source_of(memory.own_source), memory.rest); !s.ok())
+          if (status const s = fold(exec, layer, scores, own.full, true, source_of(memory.own_source), memory.rest);
+              !s.ok())
             return s;
         if (exec.rank() == 0)
           for (std::int32_t b = 0; b < schedule_.band_count; ++b) state_.scored[b] += schedule_.in_band(b, layer);
@@ -574,9 +623,10 @@ template <class Compressor, Pattern P> class pipeline {
   }
 
   template <class T>
-  status fold(cpu exec, score_view const& scores, contiguous_cache<T> const& cache, bool first,
+  status fold(cpu exec, std::int32_t layer, score_view const& scores, contiguous_cache<T> const& cache, bool first,
               source_view const& source, workspace work) const {
-    return accumulate_source(exec, compressor_.estimator, compressor_.protect, scores, cache, first, source, work);
+    Compressor const& c = compressor_[layer];
+    return accumulate_source(exec, c.estimator, c.protect, scores, cache, first, source, work);
   }
 
   /// The one set of tokens that goes on above the source, by its score. Value norms stay out: those of the layers that
@@ -586,7 +636,7 @@ template <class Compressor, Pattern P> class pipeline {
   status choose_rows(cpu exec, std::int32_t layer, contiguous_cache<T> const& full,
                      prefill_memory<T, TQ> const& memory) const {
     source_view const source = band_source(schedule_.layers[schedule_.first_dropping()].source);
-    auto const c = detail::one_set(compressor_);
+    auto const c = detail::one_set(compressor_[layer]);
     layer_position const where{layer, model_.layers};
     if (status const s = select(exec, c, source.scores, full, state_.kept, memory.rest, where); !s.ok()) return s;
     if (exec.rank() == 0) *state_.chosen = 1;
@@ -598,10 +648,11 @@ template <class Compressor, Pattern P> class pipeline {
   status evict(cpu exec, std::int32_t layer, evidence<P, TQ> const& seen, source_view const& source,
                layer_storage<T> const& own, prefill_memory<T, TQ> const& memory) const {
     score_view const scores = dense_scores(memory.scores, state_.sequences, model_.kv_heads, state_.longest);
-    if (status const s = score(exec, compressor_.estimator, seen, own.full, source, scores, memory.rest); !s.ok())
+    if (status const s = score(exec, compressor_[layer].estimator, seen, own.full, source, scores, memory.rest);
+        !s.ok())
       return s;
     layer_position const where{layer, model_.layers};
-    if (status const s = select(exec, compressor_, scores, own.full, memory.kept, memory.rest, where); !s.ok())
+    if (status const s = select(exec, compressor_[layer], scores, own.full, memory.kept, memory.rest, where); !s.ok())
       return s;
     if (exec.rank() == 0) lay_out(memory.kept, state_.sequences, model_.kv_heads, state_.new_tokens, own.kept.extents);
     exec.sync();
@@ -620,7 +671,6 @@ template <class Compressor, Pattern P> class pipeline {
     return {q.batch, model_.kv_heads, model_.dim, value_dim(), q.rows.tokens};
   }
   std::int32_t value_dim() const { return model_.value_dim != 0 ? model_.value_dim : model_.dim; }
-  P const& pattern_of(std::int32_t layer) const { return pattern_ ? *pattern_ : patterns_[layer]; }
 
   /// (query, key) pairs of one head that the pattern shows, causality included.
   static double visible_pairs(P const& pattern, std::int32_t tokens) {
@@ -643,11 +693,14 @@ template <class Compressor, Pattern P> class pipeline {
 
   model_shape model_;
   schedule schedule_;
-  Compressor compressor_;
-  std::optional<P> pattern_;     // of all layers, or
-  P const* patterns_ = nullptr;  // [layers]
+  per_layer<Compressor> compressor_;
+  per_layer<P> pattern_;
   phase_listener listener_;
   prompt_state state_;
 };
+
+template <class C, class P>
+pipeline(model_shape const&, schedule const&, C, P)
+    -> pipeline<std::remove_cv_t<std::remove_pointer_t<C>>, std::remove_cv_t<std::remove_pointer_t<P>>>;
 
 }  // namespace purekv::inline v0_1::inline PUREKV_ISA

@@ -39,6 +39,8 @@ template <class E, combine How = combine::maximum> struct cross_layer {
   static constexpr std::int32_t mass_queries = 0;
   static constexpr bool needs_source = true;
 
+  [[no_unique_address]] E source{};  // read where the source is scored, by a pipeline
+
   PUREKV_HD static constexpr std::int64_t scratch(layer_shape) { return 0; }
 
   template <Team G, Cache C>
