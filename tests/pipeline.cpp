@@ -125,13 +125,14 @@ struct engine {
       if (status const s = prefill_layer(p, team, l); !s.ok()) return s;
     return {};
   }
-  template <class Pipeline> status prefill_layer(Pipeline& p, thread_team& team, int l) {
+  template <class Pipeline>
+  status prefill_layer(Pipeline& p, thread_team& team, int l, float* lse = nullptr, std::ptrdiff_t lse_stride = 0) {
     int const own = std::min(l, model.layers - 1);  // a call for a layer beyond the model brings the last one's data
     std::vector<std::byte> work(p.template prefill_workspace<float>(cpu{0, team.ranks()}, queries(own)) + 64);
     std::vector<status> results(team.ranks());
     team.run([&](cpu exec) {
-      results[exec.rank()] =
-          p.prefill(exec, l, queries(own), keys(own), values(own), storage.data(), result(own), aligned(work));
+      results[exec.rank()] = p.prefill(exec, l, queries(own), keys(own), values(own), storage.data(), result(own),
+                                       aligned(work), lse, lse_stride);
     });
     for (status const& s : results) REQUIRE(s.code == results[0].code);
     return results[0];
@@ -437,35 +438,43 @@ TEST_CASE("an engine that attends by itself: the same caches") {
     engine own = e;
     thread_team team(3);
     int const last = above == evict_when::dropping ? 3 : 5;
-    own.allocate(p);
-    e.allocate(p);
-    for (engine* each : {&e, &own}) {
-      each->own_state.assign(p.state_bytes(3, 131) + 64, {});
-      REQUIRE(p.begin(3, each->prompt.data(), 3, engine::aligned(each->own_state)).ok());
-      for (int l = 0; l < last; ++l) {
-        if (each == &e) {
-          REQUIRE(e.prefill_layer(p, team, l).ok());
-          continue;
-        }
-        std::vector<float> lse(6 * own.total() + 3, NAN);
-        std::ptrdiff_t const stride = own.total();
-        attend_taps const taps{.lse = lse.data(), .lse_stride = stride};
-        auto const& full = e.storage[l].full;  // cached by the other engine a moment ago
-        std::vector<float> unused(own.out[l].size());
-        auto const out = head_major(unused.data(), 6, own.total(), 17);
-        std::vector<std::byte> scratch(attend_workspace(cpu{}, dense{}, own.queries(l), full, taps) + 64);
-        REQUIRE(attend(cpu{}, dense{}, own.queries(l), full, out, taps, engine::aligned(scratch)).ok());
-        bool const scores = band.first <= l && l <= band.last;
-        std::vector<std::byte> work(p.prefill_workspace<float>(cpu{0, 3}, own.queries(l)) + 64);
-        std::vector<status> results(3);
-        team.run([&](cpu exec) {
-          results[exec.rank()] = p.cache_prompt(exec, l, own.queries(l), own.keys(l), own.values(l), own.storage.data(),
-                                                scores ? lse.data() : nullptr, stride, engine::aligned(work));
-        });
-        for (status const& s : results) REQUIRE(s.ok());
-        CHECK(std::ranges::all_of(own.out[l], [](float x) { return x == -1.0f; }));
-      }
+    std::ptrdiff_t const stride = e.total() + 1;
+    std::vector<std::vector<float>> lse(last, std::vector<float>(6 * stride, NAN));
+    auto const begin = [&](engine& each) {
+      each.allocate(p);
+      each.own_state.assign(p.state_bytes(3, 131) + 64, {});
+      REQUIRE(p.begin(3, each.prompt.data(), 3, engine::aligned(each.own_state)).ok());
+    };
+    begin(e);
+    for (int l = 0; l < last; ++l) REQUIRE(e.prefill_layer(p, team, l, lse[l].data(), stride).ok());
+    begin(own);
+    for (int l = 0; l < last; ++l) {
+      bool const read = band.first <= l && l <= band.last;
+      std::vector<std::byte> work(p.prefill_workspace<float>(cpu{0, 3}, own.queries(l)) + 64);
+      std::vector<status> results(3);
+      team.run([&](cpu exec) {
+        results[exec.rank()] = p.cache_prompt(exec, l, own.queries(l), own.keys(l), own.values(l), own.storage.data(),
+                                              read ? lse[l].data() : nullptr, stride, engine::aligned(work));
+      });
+      for (status const& s : results) REQUIRE(s.ok());
+      CHECK(std::ranges::all_of(own.out[l], [](float x) { return x == -1.0f; }));
     }
+    // What a layer attended to is what its log-sum-exp is of, also above the source.
+    for (int l = 0; l < last; ++l)
+      for (int s = 0; s < 3; ++s)
+        for (int head = 0; head < 6; ++head) {
+          int const i = e.prompt[s] - 1;
+          std::set<int> seen = kept_set(e, l, s, head / 3);
+          if (l <= band.last || layers[l].when == evict_when::never)
+            for (int t : up_to(i)) seen.insert(t);
+          double sum = 0;
+          for (int t : seen) {
+            double dot = 0;
+            for (int d = 0; d < 24; ++d) dot += double{e.query(l, s, head, i)[d]} * e.key(l, s, head / 3, t)[d];
+            sum += std::exp(dot / std::sqrt(24.0));
+          }
+          CHECK(lse[l][head * stride + e.offset[s] + i] == doctest::Approx(std::log2(sum)).epsilon(1e-4));
+        }
     for (int l = 0; l < last; ++l)
       for (int s = 0; s < 3; ++s)
         for (int h = 0; h < 2; ++h) {
@@ -479,8 +488,7 @@ TEST_CASE("an engine that attends by itself: the same caches") {
         }
     // Without the log-sum-exp that its estimator needs a source layer is refused, and nothing kept has changed.
     engine lacking = own;
-    lacking.allocate(p);
-    REQUIRE(p.begin(3, lacking.prompt.data(), 3, engine::aligned(lacking.own_state)).ok());
+    begin(lacking);
     std::vector<std::byte> work(p.prefill_workspace<float>(cpu{}, own.queries(0)) + 64);
     auto const cache = [&](int l) {
       return p.cache_prompt(cpu{}, l, lacking.queries(l), lacking.keys(l), lacking.values(l), lacking.storage.data(),

@@ -11,11 +11,14 @@ namespace engine {
 
 /// One layer's vectors as matrix products leave them, token after token, rotary embedding applied.
 /// q, out : [tokens, heads, dim], k, v : [tokens, kv_heads, dim], positions : [tokens]
+/// lse : [heads, tokens] floats, base 2: wanted if not null. Where out is null somebody else has attended and lse is
+/// what came of it: the rows are only to be cached.
 struct layer_rows {
   int tokens = 0;
   std::int32_t const* positions = nullptr;
   float const *q = nullptr, *k = nullptr, *v = nullptr;
   float* out = nullptr;
+  float* lse = nullptr;
 };
 
 /// Attention and its cache, as a model sees them. For each layer, in order: `open` by one thread, `run` by all of the

@@ -38,7 +38,7 @@ struct compressed_document {
   measurement cost;
 
   compressed_document(language_model& model, options const& o, options::row const& row, prompt const& p)
-      : attention(make_attention(row.preset, row.compression, o.element, model.shape(), model.threads())),
+      : attention(make_attention(row.preset, row.compression, o.element, model)),
         tokens(static_cast<int>(p.document.size())),
         cost(compress_document(model, *attention, p, longest_question + o.new_tokens,
                                [&] { model.prefill(p.document, *attention); })) {}

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cache_memory.hpp"
-#include "language_model.hpp"
+#include "estimator_data.hpp"
 #include "measured_attention.hpp"
 
 #include <purekv/pattern/sliding_window.hpp>
@@ -31,12 +31,17 @@ struct layer_schedule {
 /// memory is taken when the schedule first needs it and given back as soon as it does not.
 template <purekv::Element T, class Compressor> class compressed_attention final : public measured_attention {
  public:
-  compressed_attention(model_shape const& model, layer_schedule schedule, Compressor const& compressor, int threads)
+  /// compressors: one, or one for each layer. data: what they carry views of, if they do.
+  compressed_attention(model_shape const& model, layer_schedule schedule, std::vector<Compressor> compressors,
+                       std::unique_ptr<estimator_data> data, int threads)
       : model_(model),
         threads_(threads),
         schedule_(std::move(schedule)),
+        compressors_(std::move(compressors)),
+        data_(std::move(data)),
         patterns_(windows(model)),
-        pipeline_(make_pipeline(model, schedule_, compressor, patterns_)) {
+        pipeline_({model.layers, model.heads, model.kv_heads, model.dim}, schedule_.view(), each_or_one(compressors_),
+                  each_or_one(patterns_)) {
     pipeline_.check().or_throw();
     pipeline_.listen(
         {[](void* self, purekv::pipeline_phase phase) { static_cast<compressed_attention*>(self)->enter(phase); },
@@ -54,6 +59,7 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
     state_ = aligned_memory(pipeline_.state_bytes(1, prompt_));
     pipeline_.begin(1, &prompt_, new_tokens_, {state_.data(), state_.bytes()}).or_throw();
     layer_times_.clear();
+    if (data_) data_->begin(prompt_tokens);
     lap_.start();
   }
 
@@ -90,10 +96,16 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
     auto const k = heads(rows.k, model_.kv_heads), v = heads(rows.v, model_.kv_heads);
     auto const out = heads(rows.out, model_.heads);
     purekv::workspace const work{workspace_.data(), workspace_.bytes()};
-    if (prefilled_) return pipeline_.decode(exec, layer, queries(rows), k, v, storage_.data(), out, work);
+    auto const q = queries(rows);
+    if (prefilled_) return pipeline_.decode(exec, layer, q, k, v, storage_.data(), out, work);
 
     if (exec.rank() == 0) watch_.start();
-    purekv::status const result = pipeline_.prefill(exec, layer, queries(rows), k, v, storage_.data(), out, work);
+    if (data_)
+      if (purekv::status const s = data_->fill(exec, layer, rows); !s.ok()) return s;
+    purekv::status const result =
+        rows.out == nullptr
+            ? pipeline_.cache_prompt(exec, layer, q, k, v, storage_.data(), rows.lse, rows.tokens, work)
+            : pipeline_.prefill(exec, layer, q, k, v, storage_.data(), out, work, rows.lse, rows.tokens);
     if (exec.rank() == 0) watch_.charge_to(*charged_);
     return result;
   }
@@ -132,14 +144,13 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
   static std::vector<purekv::sliding_window> windows(model_shape const& model) {
     std::vector<purekv::sliding_window> result;
     for (int const window : model.windows) result.push_back(window > 0 ? purekv::sliding_window{window} : everything);
+    if (result.empty()) result.push_back(everything);
     return result;
   }
 
-  static pipeline make_pipeline(model_shape const& m, layer_schedule const& schedule, Compressor const& compressor,
-                                std::vector<purekv::sliding_window> const& patterns) {
-    purekv::model_shape const shape{m.layers, m.heads, m.kv_heads, m.dim};
-    if (patterns.empty()) return {shape, schedule.view(), compressor, everything};
-    return {shape, schedule.view(), compressor, patterns.data()};
+  template <class X> static purekv::per_layer<X> each_or_one(std::vector<X> const& list) {
+    if (list.size() == 1) return list[0];
+    return list.data();
   }
 
   void enter(purekv::pipeline_phase phase) {
@@ -169,7 +180,9 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
   model_shape model_;
   int threads_;
   layer_schedule schedule_;
-  std::vector<purekv::sliding_window> patterns_;  // [layers], or none where all see everything
+  std::vector<Compressor> compressors_;           // [layers], or one for all
+  std::unique_ptr<estimator_data> data_;          // may be null
+  std::vector<purekv::sliding_window> patterns_;  // [layers], or one for all
   pipeline pipeline_;
   cache_meter meter_;
   std::vector<layer_memory> layers_;

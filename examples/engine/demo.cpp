@@ -42,8 +42,7 @@ nlohmann::json fill_table(engine::engine& model, engine::tokenizer const& words,
   if (o.describe)
     for (auto const& [preset, compression] : o.rows())
       std::cout << preset << ' ' << compression << "x\n"
-                << make_attention(preset, compression, o.element, model.shape(), model.threads())
-                       ->describe(prompt.tokens(), o.new_tokens)
+                << make_attention(preset, compression, o.element, model)->describe(prompt.tokens(), o.new_tokens)
                 << '\n';
   std::vector<engine::measurement> rows = measure_rows(model, o, prompt, reader);
   nlohmann::json data = nlohmann::json::array();

@@ -16,25 +16,28 @@ struct attention_call {
   purekv::spin_barrier& barrier;
   std::int32_t const* positions;
   int layer;
+  int tokens;
+  float* recorded_lse = nullptr;  // of attention that was computed before: nothing comes out then
   purekv::status status{};
 
-  /// The result has the shape of the queries: [tokens, heads * dim].
-  ggml_tensor* operation(ggml_context* context, ggml_tensor* (&qkv)[3], std::int64_t tokens, float* result = nullptr) {
-    ggml_tensor* const out = ggml_custom_4d(context, GGML_TYPE_F32, ggml_nelements(qkv[0]) / tokens, tokens, 1, 1, qkv,
-                                            3, &attention_call::enter, GGML_N_TASKS_MAX, this);
-    if (result != nullptr) out->data = result;
-    return out;
+  /// The result has the shape of the queries: [tokens, heads * dim]; one unused number where nothing comes out.
+  ggml_tensor* operation(ggml_context* context, ggml_tensor* (&qkv)[3]) {
+    std::int64_t const rows = recorded_lse == nullptr ? tokens : 1;
+    std::int64_t const columns = recorded_lse == nullptr ? ggml_nelements(qkv[0]) / tokens : 1;
+    return ggml_custom_4d(context, GGML_TYPE_F32, columns, rows, 1, 1, qkv, 3, &attention_call::enter, GGML_N_TASKS_MAX,
+                          this);
   }
 
   static void enter(ggml_tensor* out, int rank, int ranks, void* self) {
     auto& call = *static_cast<attention_call*>(self);
     purekv::cpu const exec{rank, ranks, &purekv::spin_barrier::wait, &call.barrier};
-    layer_rows const rows{.tokens = static_cast<int>(out->ne[1]),
+    layer_rows const rows{.tokens = call.tokens,
                           .positions = call.positions,
                           .q = ggml_get_data_f32(out->src[0]),
                           .k = ggml_get_data_f32(out->src[1]),
                           .v = ggml_get_data_f32(out->src[2]),
-                          .out = ggml_get_data_f32(out)};
+                          .out = call.recorded_lse == nullptr ? ggml_get_data_f32(out) : nullptr,
+                          .lse = call.recorded_lse};
     purekv::status const status = call.target.run(exec, call.layer, rows);
     if (rank == 0) call.status = status;
   }
@@ -84,8 +87,12 @@ std::vector<float> engine::record(std::span<int const> tokens, attention& full, 
         keep(pass.q, rows.q, model.shape().heads);
         keep(pass.k, rows.k, model.shape().kv_heads);
         keep(pass.v, rows.v, model.shape().kv_heads);
+        pass.lse.emplace_back(std::size_t(model.shape().heads) * std::size_t(rows.tokens));
       }
-      return inner.run(exec, layer, rows);
+      exec.sync();
+      layer_rows tapped = rows;
+      tapped.lse = pass.lse.back().data();
+      return inner.run(exec, layer, tapped);
     }
     void close(int layer) override { inner.close(layer); }
   } recording(full, *this, pass);
@@ -99,11 +106,15 @@ std::vector<float> engine::record(std::span<int const> tokens, attention& full, 
 std::vector<float> engine::replay(recorded_prompt const& pass, int first, attention& attention) {
   std::size_t const tokens = pass.hidden[0].size() / static_cast<std::size_t>(shape().hidden);
   place(tokens, 0);
-  std::vector<float> unused(pass.q[0].size());
   for (int layer = 0; layer < first; ++layer) {
     auto const l = static_cast<std::size_t>(layer);
     attention.open(layer, static_cast<int>(tokens), positions_.data());
-    attention_call call{attention, barrier_, positions_.data(), layer};
+    attention_call call{attention,
+                        barrier_,
+                        positions_.data(),
+                        layer,
+                        static_cast<int>(tokens),
+                        const_cast<float*>(pass.lse[l].data())};
     compute([&](ggml_context* c) {
       auto rows = [&](std::vector<float> const& data) {
         std::int64_t const columns = static_cast<std::int64_t>(data.size() / tokens);
@@ -112,7 +123,7 @@ std::vector<float> engine::replay(recorded_prompt const& pass, int first, attent
         return tensor;
       };
       ggml_tensor* qkv[] = {rows(pass.q[l]), rows(pass.k[l]), rows(pass.v[l])};
-      return call.operation(c, qkv, static_cast<std::int64_t>(tokens), unused.data());
+      return call.operation(c, qkv);
     });
     call.status.or_throw();
     attention.close(layer);
@@ -166,7 +177,7 @@ void engine::pass(int layer, attention& attention) {
   block_weights const& w = model_.block(layer);
   model_shape const& s = shape();
   int const tokens = static_cast<int>(positions_.size());
-  attention_call call{attention, barrier_, positions_.data(), layer};
+  attention_call call{attention, barrier_, positions_.data(), layer, tokens};
 
   attention.open(layer, tokens, positions_.data());
   compute([&](ggml_context* c) {
@@ -176,7 +187,7 @@ void engine::pass(int layer, attention& attention) {
       return weight == nullptr ? x : ggml_mul(c, ggml_rms_norm(c, x, model_.norm_epsilon()), weight);
     };
     auto rotate = [&](ggml_tensor* x, int heads, ggml_tensor* head_norm) {
-      rotary const rope = model_.rope(layer);
+      rope_parameters const rope = model_.rope(layer);
       return ggml_rope_ext(c, norm(ggml_reshape_3d(c, x, s.dim, heads, tokens), head_norm), positions,
                            model_.rope_factors(), s.dim, rope.type, s.context, rope.base, rope.scale, 0, 1, 32, 1);
     };
@@ -185,7 +196,7 @@ void engine::pass(int layer, attention& attention) {
     ggml_tensor* qkv[] = {rotate(linear(c, w.attn_q, w.attn_q_bias, h), s.heads, w.attn_q_norm),
                           rotate(linear(c, w.attn_k, w.attn_k_bias, h), s.kv_heads, w.attn_k_norm),
                           linear(c, w.attn_v, w.attn_v_bias, h)};
-    ggml_tensor* const attended = call.operation(c, qkv, tokens);
+    ggml_tensor* const attended = call.operation(c, qkv);
     ggml_tensor* const o = linear(c, w.attn_output, w.attn_output_bias, attended);
     ggml_tensor* const y = ggml_add(c, norm(o, w.post_attention_norm), x);
     ggml_tensor* const g = norm(y, w.ffn_norm);

@@ -13,7 +13,7 @@ namespace engine {
 
 /// A prompt's pass with full attention: what enters each layer, [tokens, hidden], and the vectors attention gets.
 struct recorded_prompt {
-  std::vector<std::vector<float>> hidden, q, k, v;  // [layers], hidden also after the last
+  std::vector<std::vector<float>> hidden, q, k, v, lse;  // [layers], hidden also after the last
 };
 
 /// The forward pass of a model from a GGUF file: matrix products, norms and rotary embedding by ggml on ggml's
@@ -25,6 +25,8 @@ class engine final : public language_model {
 
   model_shape const& shape() const override { return model_.shape(); }
   int threads() const override { return threads_; }
+  purekv::rotary rotary(int layer) const override { return model_.rotary(layer); }
+  std::vector<float> output_projection(int layer) const override { return model_.output_projection(layer); }
   std::vector<float> prefill(std::span<int const> tokens, attention& attention) override;
   std::vector<float> extend(std::span<int const> tokens, int position, attention& attention) override;
 
@@ -32,7 +34,8 @@ class engine final : public language_model {
   std::vector<float> record(std::span<int const> tokens, attention& full, recorded_prompt& pass);
 
   /// As prefill of the recorded prompt, for an attention that attends to everything in the layers before `first`: these
-  /// get the recorded vectors, the others are computed. The result is the same, bit for bit.
+  /// get the recorded vectors and attend to nothing again, the others are computed. The result is the same, bit for
+  /// bit.
   std::vector<float> replay(recorded_prompt const& pass, int first, attention& attention);
 
   /// Logits after `count` of the tokens of the latest pass: [count, vocabulary].

@@ -111,7 +111,7 @@ std::vector<measurement> measure_rows(language_model& model, options const& o, p
   std::vector<measurement> results;
   progress_bar bar(static_cast<int>(rows.size()));
   auto const attention_of = [&](options::row const& row) {
-    return make_attention(row.preset, row.compression, o.element, model.shape(), model.threads());
+    return make_attention(row.preset, row.compression, o.element, model);
   };
   auto const run = [&](measured_attention& attention, std::span<int const> part) {
     return answer_prompt(model, attention, static_cast<int>(part.size()), o.new_tokens, reader,

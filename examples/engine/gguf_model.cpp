@@ -114,6 +114,37 @@ gguf_model::gguf_model(std::filesystem::path const& file, bool float_weights) : 
   if (float_weights) unpack_weights();
   find_weights(c);
   refuse_unused_weights();
+  frequencies_ = frequencies(rope_);
+  window_frequencies_ = frequencies(window_rope_);
+}
+
+std::vector<float> gguf_model::frequencies(rope_parameters const& rope) const {
+  std::vector<float> result;
+  for (int i = 0; i < shape_.dim / 2; ++i) {
+    float const factor = rope_factors_ == nullptr ? 1 : ggml_get_data_f32(rope_factors_)[i];
+    result.push_back(rope.scale / factor *
+                     std::pow(rope.base, -2 * static_cast<float>(i) / static_cast<float>(shape_.dim)));
+  }
+  return result;
+}
+
+purekv::rotary gguf_model::rotary(int layer) const {
+  rope_parameters const parameters = rope(layer);
+  return {(has_window(layer) ? window_frequencies_ : frequencies_).data(), shape_.dim / 2,
+          parameters.type == GGML_ROPE_TYPE_NORMAL ? purekv::rotary_pairs::adjacent : purekv::rotary_pairs::halves};
+}
+
+std::vector<float> gguf_model::output_projection(int layer) const {
+  ggml_tensor const* const weight = block(layer).attn_output;
+  std::vector<float> result(static_cast<std::size_t>(ggml_nelements(weight)));
+  if (weight->type == GGML_TYPE_F32)
+    std::memcpy(result.data(), weight->data, ggml_nbytes(weight));
+  else if (ggml_to_float_t const unpack = ggml_get_type_traits(weight->type)->to_float; unpack != nullptr)
+    unpack(weight->data, result.data(), ggml_nelements(weight));
+  else
+    reject(file_,
+           std::string("has weights of type ") + ggml_type_name(weight->type) + ", which do not unpack to float");
+  return result;
 }
 
 void gguf_model::unpack_weights() {

@@ -20,8 +20,8 @@ struct block_weights {
   ggml_tensor *ffn_norm, *ffn_gate, *ffn_up, *ffn_down, *post_ffw_norm;
 };
 
-/// Rotary embedding of a layer. type: ggml's, which two elements of a head turn together.
-struct rotary {
+/// Rotary embedding of a layer, as ggml has it. type: which two elements of a head turn together.
+struct rope_parameters {
   int type = 0;
   float base = 0, scale = 1;
 };
@@ -43,10 +43,9 @@ class gguf_model {
   float embedding_scale() const { return embedding_scale_; }
   float final_soft_cap() const { return final_soft_cap_; }  // of the logits; 0 for none
   bool gelu() const { return gelu_; }                       // gates the feed-forward, else SiLU does
-  rotary rope(int layer) const {
-    bool const local = !shape_.windows.empty() && shape_.windows[static_cast<std::size_t>(layer)] > 0;
-    return local ? window_rope_ : rope_;
-  }
+  rope_parameters rope(int layer) const { return has_window(layer) ? window_rope_ : rope_; }
+  purekv::rotary rotary(int layer) const;
+  std::vector<float> output_projection(int layer) const;  // [hidden, heads * dim]
 
   ggml_tensor* token_embedding() const { return token_embedding_; }
   ggml_tensor* output_norm() const { return output_norm_; }
@@ -58,6 +57,10 @@ class gguf_model {
   void read_shape(conventions const& c);
   void read_windows(conventions const& c);
   void read_rope(conventions const& c);
+  std::vector<float> frequencies(rope_parameters const& rope) const;
+  bool has_window(int layer) const {
+    return !shape_.windows.empty() && shape_.windows[static_cast<std::size_t>(layer)] > 0;
+  }
   void unpack_weights();
   void find_weights(conventions const& c);
   void refuse_unused_weights() const;
@@ -80,7 +83,8 @@ class gguf_model {
   model_shape shape_;
   float norm_epsilon_ = 0, embedding_scale_ = 1, final_soft_cap_ = 0;
   bool gelu_ = false;
-  rotary rope_, window_rope_;
+  rope_parameters rope_, window_rope_;
+  std::vector<float> frequencies_, window_frequencies_;  // [dim / 2]
   ggml_tensor *token_embedding_ = nullptr, *output_norm_ = nullptr, *output_ = nullptr, *rope_factors_ = nullptr;
   std::vector<block_weights> blocks_;
   std::set<ggml_tensor const*> used_;

@@ -3,6 +3,8 @@
 
 #include "attention.hpp"
 
+#include <purekv/average_rotation.hpp>
+
 #include <span>
 #include <vector>
 
@@ -24,6 +26,11 @@ class language_model {
   virtual ~language_model() = default;
   virtual model_shape const& shape() const = 0;
   virtual int threads() const = 0;
+
+  /// The rotary embedding of a layer's queries and keys, the model's memory.
+  virtual purekv::rotary rotary(int layer) const = 0;
+  /// Of a layer's attention: [hidden, heads * dim].
+  virtual std::vector<float> output_projection(int layer) const = 0;
 
   /// Passes the prompt through all layers, each with all tokens at once. Returns the logits after its last token.
   virtual std::vector<float> prefill(std::span<int const> tokens, attention& attention) = 0;

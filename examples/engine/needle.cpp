@@ -70,7 +70,7 @@ void find_needles(engine& model, tokenizer const& words, std::span<int const> do
       // document alone if it is compressed without the question.
       recorded_prompt pass;
       bar.step(std::to_string(length) + " tokens: full");
-      auto const reference = make_attention("full", 1, o.element, model.shape(), model.threads());
+      auto const reference = make_attention("full", 1, o.element, model);
       measurement const whole = o.agnostic ? answer_document(model, *reference, p, answer_tokens, reader,
                                                              [&] { model.record(p.document, *reference, pass); })
                                            : answer_prompt(model, *reference, tokens, answer_tokens, reader, [&] {
@@ -83,7 +83,7 @@ void find_needles(engine& model, tokenizer const& words, std::span<int const> do
       for (std::size_t r = 0; r < rows.size(); ++r) {
         auto const& [preset, compression] = rows[r];
         bar.step(std::to_string(length) + " tokens: " + preset + ' ' + std::to_string(compression) + 'x');
-        auto const attention = make_attention(preset, compression, o.element, model.shape(), model.threads());
+        auto const attention = make_attention(preset, compression, o.element, model);
         auto const replay = [&] { return model.replay(pass, attention->first_layer_that_differs(), *attention); };
         measurement const m = o.agnostic ? answer_document(model, *attention, p, answer_tokens, reader, replay)
                               : attention->repeats()

@@ -64,7 +64,7 @@ options parse_options(int argc, char** argv, bool with_text) {
     throw bad_input(e.what());
   }
 
-  for (std::string const& preset : o.presets) check_preset(preset);
+  for (std::string const& preset : o.presets) read_preset(preset);
   for (int const c : o.compressions)
     if (c < 1) throw bad_input("--compressions must be at least 1");
   for (int const n : o.lengths)

@@ -1,91 +1,102 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "presets.hpp"
 
-#include "compressed_attention.hpp"
 #include "error.hpp"
-#include "reconstructed_attention.hpp"
-
-#include <purekv/budget/ratio.hpp>
-#include <purekv/presets.hpp>
+#include "preset_maker.hpp"
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 
 namespace engine {
 
+extern template class preset_maker<float>;
+extern template class preset_maker<purekv::half>;
+extern template class preset_maker<purekv::bfloat16>;
+
 namespace {
 
-layer_schedule own_scores(int layers, purekv::evict_when when) {
-  layer_schedule result{std::vector<purekv::layer_plan>(static_cast<std::size_t>(layers)), {}};
-  purekv::own_source(result.layers.data(), layers, when);
-  return result;
-}
+// The presets that one source scores; the layers of their band may follow the name: purekv@0-7.
+constexpr std::array with_source{"purekv_paper", "purekv",      "purekv_no_norm",
+                                 "purekv_after", "purekv_drop", "purekv_deep"};
 
-/// The layers up to the band's last wait for its score, those above prune first, or drop.
-layer_schedule scored_by(purekv::source_band band, int layers,
-                         purekv::evict_when above = purekv::evict_when::before_attending) {
-  layer_schedule result{std::vector<purekv::layer_plan>(static_cast<std::size_t>(layers)), {band}};
-  purekv::one_source(result.layers.data(), layers, band, above);
-  return result;
-}
-
-template <class T>
-std::unique_ptr<measured_attention> make(std::string const& preset, int compression, model_shape const& model,
-                                         int threads) {
-  auto attention = [&](auto compressor, layer_schedule schedule) -> std::unique_ptr<measured_attention> {
-    compressor.budget = purekv::ratio::compression(compression);
-    return std::make_unique<compressed_attention<T, decltype(compressor)>>(model, std::move(schedule), compressor,
-                                                                           threads);
+std::optional<purekv::source_band> read_band(std::string_view text) {
+  purekv::source_band band;
+  auto const number = [&](std::int32_t& to) {
+    auto const [end, error] = std::from_chars(text.data(), text.data() + text.size(), to);
+    bool const read = error == std::errc{} && to >= 0;
+    text.remove_prefix(static_cast<std::size_t>(end - text.data()));
+    return read;
   };
-  if (preset == "kvzip") {
-    purekv::kvzip<purekv::ratio> compressor;
-    compressor.budget.budget = purekv::ratio::compression(compression);
-    return std::make_unique<reconstructed_attention<T, decltype(compressor)>>(model, compressor, threads);
+  if (!number(band.first)) return {};
+  band.last = band.first;
+  if (text.starts_with('-')) {
+    text.remove_prefix(1);
+    if (!number(band.last)) return {};
   }
-  int const layers = model.layers;
-  auto const evict = own_scores(layers, purekv::evict_when::after_attending);
-  if (preset == "full")
-    return attention(purekv::streaming<purekv::ratio>{}, own_scores(layers, purekv::evict_when::never));
-  if (preset == "streaming") return attention(purekv::streaming<purekv::ratio>{}, evict);
-  if (preset == "h2o") return attention(purekv::h2o<purekv::ratio>{}, evict);
-  if (preset == "snapkv") return attention(purekv::snapkv<purekv::ratio>{}, evict);
-  if (preset == "purekv_paper")
-    return attention(purekv::purekv_paper<purekv::ratio>{}, scored_by({layers / 4, layers / 4}, layers));
-  if (preset == "purekv") return attention(purekv::purekv_early<purekv::ratio>{}, scored_by({0, layers / 3}, layers));
-  if (preset == "purekv_drop")
-    return attention(purekv::purekv_early<purekv::ratio>{},
-                     scored_by({0, layers / 3}, layers, purekv::evict_when::dropping));
-  if (preset == "purekv_deep")
-    return attention(purekv::purekv_deep<purekv::ratio>{}, scored_by({layers * 8 / 15, layers * 3 / 4}, layers));
-  check_preset(preset);
-  return nullptr;
+  if (!text.empty() || band.last < band.first) return {};
+  return band;
+}
+
+template <purekv::Element T>
+std::unique_ptr<measured_attention> make(preset_name const& preset, int compression, language_model const& model) {
+  return preset_maker<T>(model, compression).make(preset);
 }
 
 }  // namespace
 
 std::vector<std::string> const& preset_names() {
-  static std::vector<std::string> const names{"full",   "streaming",   "h2o",         "snapkv", "purekv_paper",
-                                              "purekv", "purekv_drop", "purekv_deep", "kvzip"};
+  static std::vector<std::string> const names = [] {
+    std::vector<std::string> all{"full",
+                                 "streaming",
+                                 "random",
+                                 "knorm",
+                                 "tova",
+                                 "h2o",
+                                 "h2o_half",
+                                 "expected_attention",
+                                 "snapkv",
+                                 "snapkv_head_mean",
+                                 "snapkv_value_norm",
+                                 "snapkv_spans",
+                                 "pyramidkv",
+                                 "criticalkv",
+                                 "kvzip"};
+    all.insert(all.end(), with_source.begin(), with_source.end());
+    return all;
+  }();
   return names;
 }
 
-void check_preset(std::string const& preset) {
-  if (std::ranges::count(preset_names(), preset) > 0) return;
-  std::string known;
-  for (std::string const& name : preset_names()) known += (known.empty() ? "" : ", ") + name;
-  throw bad_input("unknown preset '" + preset + "'; known are " + known);
+preset_name read_preset(std::string const& text) {
+  std::size_t const at = std::min(text.find('@'), text.size());
+  preset_name result{text.substr(0, at), {}};
+  if (std::ranges::count(preset_names(), result.name) == 0) {
+    std::string known;
+    for (std::string const& name : preset_names()) known += (known.empty() ? "" : ", ") + name;
+    throw bad_input("unknown preset '" + result.name + "'; known are " + known);
+  }
+  if (at == text.size()) return result;
+  if (std::ranges::count(with_source, result.name) == 0)
+    throw bad_input("preset '" + result.name + "' has no source layers that '" + text.substr(at) + "' could name");
+  result.band = read_band(std::string_view(text).substr(at + 1));
+  if (!result.band)
+    throw bad_input("'" + text + "': the source is one layer or a range, as in purekv@8 or purekv@0-10");
+  return result;
 }
 
 std::unique_ptr<measured_attention> make_attention(std::string const& preset, int compression, cache_element element,
-                                                   model_shape const& model, int threads) {
+                                                   language_model const& model) {
+  preset_name const name = read_preset(preset);
   switch (element) {
     case cache_element::float32:
-      return make<float>(preset, compression, model, threads);
+      return make<float>(name, compression, model);
     case cache_element::bfloat16:
-      return make<purekv::bfloat16>(preset, compression, model, threads);
+      return make<purekv::bfloat16>(name, compression, model);
     case cache_element::float16:
       break;
   }
-  return make<purekv::half>(preset, compression, model, threads);
+  return make<purekv::half>(name, compression, model);
 }
 
 }  // namespace engine

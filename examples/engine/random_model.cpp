@@ -52,11 +52,12 @@ void normalise(purekv::cpu exec, std::vector<float> const& x, std::vector<float>
   exec.sync();
 }
 
-void rotate(purekv::cpu exec, std::vector<float>& x, std::vector<std::int32_t> const& positions, int heads, int dim) {
+void rotate(purekv::cpu exec, std::vector<float>& x, std::vector<std::int32_t> const& positions,
+            std::vector<float> const& frequencies, int heads, int dim) {
   for (int t = exec.rank(), tokens = static_cast<int>(positions.size()); t < tokens; t += exec.size())
     for (int i = 0; i < dim; i += 2) {
       float const position = static_cast<float>(positions[static_cast<std::size_t>(t)]);
-      float const angle = position * std::pow(1e5f, -static_cast<float>(i) / static_cast<float>(dim));
+      float const angle = position * frequencies[static_cast<std::size_t>(i / 2)];
       float const cosine = std::cos(angle), sine = std::sin(angle);
       for (int h = 0; h < heads; ++h) {
         float* const pair = x.data() + (std::ptrdiff_t{t} * heads + h) * dim + i;
@@ -73,6 +74,8 @@ void rotate(purekv::cpu exec, std::vector<float>& x, std::vector<std::int32_t> c
 random_model::random_model(int threads) : team_(threads) {
   std::mt19937 generator(1);
   int const q = shape_.heads * shape_.dim, kv = shape_.kv_heads * shape_.dim, hidden = shape_.hidden;
+  for (int i = 0; i < shape_.dim; i += 2)
+    frequencies_.push_back(std::pow(1e5f, -static_cast<float>(i) / static_cast<float>(shape_.dim)));
   embedding_ = random_matrix(generator, shape_.vocabulary, hidden);
   for (int l = 0; l < shape_.layers; ++l)
     blocks_.push_back({.q = random_matrix(generator, hidden, q),
@@ -82,6 +85,19 @@ random_model::random_model(int threads) : team_(threads) {
                        .gate = random_matrix(generator, hidden, shape_.feed_forward),
                        .up = random_matrix(generator, hidden, shape_.feed_forward),
                        .down = random_matrix(generator, shape_.feed_forward, hidden)});
+}
+
+purekv::rotary random_model::rotary(int) const {
+  return {frequencies_.data(), shape_.dim / 2, purekv::rotary_pairs::adjacent};
+}
+
+std::vector<float> random_model::output_projection(int layer) const {
+  std::vector<float> const& w = blocks_[static_cast<std::size_t>(layer)].output;
+  std::vector<float> result(w.size());
+  auto const hidden = static_cast<std::size_t>(shape_.hidden), width = w.size() / hidden;
+  for (std::size_t i = 0; i < width; ++i)
+    for (std::size_t j = 0; j < hidden; ++j) result[j * width + i] = w[i * hidden + j];
+  return result;
 }
 
 std::vector<float> random_model::prefill(std::span<int const> tokens, attention& attention) {
@@ -123,8 +139,8 @@ std::vector<float> random_model::pass(std::span<int const> ids, int first_positi
       multiply(exec, normed.data(), w.q, q.data(), tokens, hidden, q_width);
       multiply(exec, normed.data(), w.k, k.data(), tokens, hidden, kv_width);
       multiply(exec, normed.data(), w.v, v.data(), tokens, hidden, kv_width);
-      rotate(exec, q, positions, shape_.heads, shape_.dim);
-      rotate(exec, k, positions, shape_.kv_heads, shape_.dim);
+      rotate(exec, q, positions, frequencies_, shape_.heads, shape_.dim);
+      rotate(exec, k, positions, frequencies_, shape_.kv_heads, shape_.dim);
       purekv::status const s =
           attention.run(exec, l, {tokens, positions.data(), q.data(), k.data(), v.data(), attended.data()});
       if (exec.rank() == 0) status = s;

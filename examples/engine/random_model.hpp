@@ -15,6 +15,8 @@ class random_model final : public language_model {
 
   model_shape const& shape() const override { return shape_; }
   int threads() const override { return team_.ranks(); }
+  purekv::rotary rotary(int layer) const override;
+  std::vector<float> output_projection(int layer) const override;
   std::vector<float> prefill(std::span<int const> tokens, attention& attention) override;
   std::vector<float> extend(std::span<int const> tokens, int position, attention& attention) override;
 
@@ -34,7 +36,8 @@ class random_model final : public language_model {
                      .vocabulary = 4096,
                      .context = 8192};
   purekv::thread_team team_;
-  std::vector<float> embedding_;  // [vocabulary, hidden]
+  std::vector<float> frequencies_;  // [dim / 2]
+  std::vector<float> embedding_;    // [vocabulary, hidden]
   std::vector<block> blocks_;
 };
 

@@ -78,7 +78,9 @@ template <purekv::Element T, class Compressor> class reconstructed_attention fin
       return purekv::decode(exec, purekv::dense{}, q, kept, out, purekv::attend_taps{}, work);
     }
     if (exec.rank() == 0) watch_.start();
-    purekv::status const result = driver_.prefill(exec, layer, q, k, v, storage_.data(), out, work);
+    purekv::status const result = rows.out == nullptr
+                                      ? purekv::append(exec, k, v, q.batch, storage_[index(layer)].full)
+                                      : driver_.prefill(exec, layer, q, k, v, storage_.data(), out, work);
     if (exec.rank() == 0) watch_.charge_to(attention_time_);
     return result;
   }

@@ -183,12 +183,16 @@ template <class Compressor, Pattern P> class pipeline {
   /// those that were waiting for it. Layers come in order, each with all queries of the prompt in one call, those that
   /// drop with the queries of kept_rows(); only where no layer ever evicts may the prompt come in chunks.
   /// q : [heads, queries, dim], k : [kv_heads, queries, dim], v : [kv_heads, queries, value dim],
-  /// out : [heads, queries, value dim], storage : [layers].
+  /// out : [heads, queries, value dim], storage : [layers]. lse, if not null: the log-sum-exp of the layer's attention,
+  /// base 2, [heads, queries] with rows lse_stride apart.
   template <class TQ, class TI, class T, class TO>
   status prefill(cpu exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> k, rows_view<TI const> v,
-                 layer_storage<T> const* storage, rows_view<TO> out, workspace work) const {
+                 layer_storage<T> const* storage, rows_view<TO> out, workspace work, float* lse = nullptr,
+                 std::ptrdiff_t lse_stride = 0) const {
     if (status const s = check_out(q, out); !s.ok()) return s;
-    return pass(exec, layer, q, k, v, storage, attention_here<TO>{out}, work);
+    if (lse != nullptr)
+      if (status const s = detail::check_lse(q, lse_stride); !s.ok()) return s;
+    return pass(exec, layer, q, k, v, storage, attention_here<TO>{out, {.lse = lse, .lse_stride = lse_stride}}, work);
   }
 
   /// The same without attention, for engines that attend with a kernel of their own: caches k and v, and evicts what is
@@ -467,6 +471,7 @@ template <class Compressor, Pattern P> class pipeline {
   template <class TO> struct attention_here {
     static constexpr bool here = true;
     rows_view<TO> out;
+    attend_taps taps;
   };
   struct attention_elsewhere {
     static constexpr bool here = false;
@@ -522,7 +527,7 @@ template <class Compressor, Pattern P> class pipeline {
     exec.sync();
     if (status const s = append(exec, k, v, q.batch, kept); !s.ok()) return s;
     status result;
-    if constexpr (Attention::here) result = attend(exec, pattern_[layer], q, kept, attention.out, attend_taps{}, work);
+    if constexpr (Attention::here) result = attend(exec, pattern_[layer], q, kept, attention.out, attention.taps, work);
     if (!result.ok()) detail::shorten(exec, kept, [&](std::int32_t s) { return q.count(s); });
     if (exec.rank() == 0 && result.ok()) state_.fed[layer] += q.rows.tokens;
     exec.sync();
@@ -537,30 +542,31 @@ template <class Compressor, Pattern P> class pipeline {
     evidence<P, TQ> const none{pattern, q, nullptr, 0};
     if (status const s = evict(exec, layer, none, band_source(schedule_.layers[layer].source), own, memory); !s.ok())
       return s;
-    if constexpr (Attention::here) return attend_to_kept(exec, pattern, q, own, attention.out, memory.rest);
+    if constexpr (Attention::here) return attend_to_kept(exec, pattern, q, own, attention, memory.rest);
     return {};
   }
 
   template <class TQ, class T, class TO>
   status attend_to_kept(cpu exec, P const& pattern, query_view<TQ> const& q, layer_storage<T> const& own,
-                        rows_view<TO> out, workspace work) const {
+                        attention_here<TO> const& attention, workspace work) const {
     enter(exec, pipeline_phase::attending);
     for (std::int32_t s = 0; s < state_.sequences; ++s) {
       query_view<TQ> one = q;
       one.rows.data = q.rows.row(0, q.begin(s));
       one.rows.tokens = q.count(s);
       one.batch = {1, nullptr, q.batch.positions + q.begin(s)};
-      rows_view<TO> one_out = out;
-      one_out.data = out.row(0, q.begin(s));
+      rows_view<TO> one_out = attention.out;
+      one_out.data = attention.out.row(0, q.begin(s));
       one_out.tokens = q.count(s);
+      attend_taps taps = attention.taps;
+      if (taps.lse != nullptr) taps.lse += q.begin(s);
       contiguous_cache<T> const full = one_sequence(own.full, s);
       bool const alike = full.value_dim == 0;
       self_view<T> const self{
           {full.keys, model_.kv_heads, q.count(s), model_.dim, full.head_stride, full.token_stride},
           {full.values, model_.kv_heads, q.count(s), value_dim(), alike ? full.head_stride : full.value_head_stride,
            alike ? full.token_stride : full.value_token_stride}};
-      if (status const r = attend(exec, pattern, one, one_sequence(own.kept, s), self, one_out, attend_taps{}, work);
-          !r.ok())
+      if (status const r = attend(exec, pattern, one, one_sequence(own.kept, s), self, one_out, taps, work); !r.ok())
         return r;
     }
     return {};
@@ -572,7 +578,10 @@ template <class Compressor, Pattern P> class pipeline {
     layer_storage<T> const& own = storage[layer];
     evidence<P, TQ> seen{pattern_[layer], q, memory.lse, q.rows.tokens};
     if constexpr (Attention::here) {
-      attend_taps const taps{.lse = memory.lse, .lse_stride = seen.lse_stride};
+      attend_taps taps = attention.taps;
+      if (taps.lse == nullptr) taps = {.lse = memory.lse, .lse_stride = q.rows.tokens};
+      seen.lse = taps.lse;
+      seen.lse_stride = taps.lse_stride;
       if (status const s = attend(exec, seen.pattern, q, own.full, attention.out, taps, memory.rest); !s.ok()) return s;
     } else {
       seen.lse = attention.lse;

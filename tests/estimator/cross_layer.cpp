@@ -10,6 +10,7 @@
 
 using namespace purekv;
 using clie = cross_layer<group_mean<accumulated_attention>>;
+using unweighted = cross_layer<group_mean<accumulated_attention>, combine::maximum, weigh_by::nothing>;
 
 namespace {
 
@@ -40,12 +41,15 @@ struct source {
 
 template <class Layer> void check(Layer const& l, source const& s) {
   auto const said = test::scores_of(clie{}, s.give(l.input()));
+  auto const alone = test::scores_of(unweighted{}, s.give(l.input()));
   for (int h = 0; h < l.shape.kv_heads; ++h)
     for (int t = 0; t < l.length(h); ++t) {
       CAPTURE(h);
       CAPTURE(t);
       float const actual = said[static_cast<std::size_t>(h)][static_cast<std::size_t>(t)];
       CHECK(test::close(actual, s.of(h, l.position(h, t)) * l.value_norm(h, t), 1e-6));
+      CHECK(alone[static_cast<std::size_t>(h)][static_cast<std::size_t>(t)] ==
+            static_cast<float>(s.of(h, l.position(h, t))));
     }
 }
 

@@ -125,7 +125,7 @@ std::vector<int> some_tokens(int vocabulary, unsigned seed) {
 std::vector<float> by_engine(std::filesystem::path const& file, std::span<int const> tokens) {
   gguf_model const weights(file);
   engine model(weights, threads);
-  auto const attention = make_attention("full", 1, cache_element::float32, model.shape(), threads);
+  auto const attention = make_attention("full", 1, cache_element::float32, model);
   attention->begin(prompt_tokens, decoded);
   model.prefill(tokens.first(prompt_tokens), *attention);
   std::vector<float> result = model.logits(0, prompt_tokens);
@@ -237,7 +237,7 @@ TEST_CASE("compressed, every architecture answers from a smaller cache") {
     engine model(weights, threads);
     std::vector<int> const prompt = some_tokens(gguf.vocabulary, gguf.seed);
     auto const answer = [&](std::string const& preset) {
-      auto const attention = make_attention(preset, 4, cache_element::float16, model.shape(), threads);
+      auto const attention = make_attention(preset, 4, cache_element::float16, model);
       return answer_prompt(model, *attention, positions, decoded, numbers_only, [&] {
         std::vector<float> logits = model.prefill(prompt, *attention);
         for (float const logit : logits) REQUIRE(std::isfinite(logit));
@@ -245,7 +245,7 @@ TEST_CASE("compressed, every architecture answers from a smaller cache") {
       });
     };
     if (!model.shape().windows.empty())
-      CHECK_THROWS_WITH_AS(make_attention("kvzip", 4, cache_element::float16, model.shape(), threads),
+      CHECK_THROWS_WITH_AS(make_attention("kvzip", 4, cache_element::float16, model),
                            "kvzip compresses models whose layers all see the whole context", bad_input);
     measurement const full = answer("full");
     CHECK(full.tokens.size() == decoded);

@@ -16,8 +16,8 @@ constexpr int new_tokens = 6;
 answer_reader const numbers_only{[](int token) { return std::to_string(token) + ' '; }, [](int) { return false; },
                                  [](std::string const&) { return std::nullopt; }};
 
-measurement run(engine& model, std::string const& preset, int threads, std::span<int const> prompt) {
-  auto const attention = make_attention(preset, 5, cache_element::float16, model.shape(), threads);
+measurement run(engine& model, std::string const& preset, std::span<int const> prompt) {
+  auto const attention = make_attention(preset, 5, cache_element::float16, model);
   return answer_prompt(model, *attention, static_cast<int>(prompt.size()), new_tokens, numbers_only,
                        [&] { return model.prefill(prompt, *attention); });
 }
@@ -25,13 +25,13 @@ measurement run(engine& model, std::string const& preset, int threads, std::span
 }  // namespace
 
 TEST_CASE("a recorded prompt replays to the same logits, bit for bit, under every preset") {
-  std::vector<int> const prompt = tokenizer(test_model()).tokens(prose(24));
+  std::vector<int> const prompt = tokenizer(test_model()).tokens(prose(12));
   auto const tokens = static_cast<int>(prompt.size());
   gguf_model const weights(test_model());
   engine model(weights, 2);
 
   recorded_prompt pass;
-  auto const full = make_attention("full", 1, cache_element::float16, model.shape(), 2);
+  auto const full = make_attention("full", 1, cache_element::float16, model);
   full->begin(tokens, new_tokens);
   model.record(prompt, *full, pass);
   for (std::string const& preset : preset_names()) {
@@ -44,13 +44,13 @@ TEST_CASE("a recorded prompt replays to the same logits, bit for bit, under ever
       if (attention.repeats()) model.extend(prompt, tokens, attention);
       attention.compress();
     };
-    auto const computed = make_attention(preset, 5, cache_element::float16, model.shape(), 2);
+    auto const computed = make_attention(preset, 5, cache_element::float16, model);
     begin(*computed);
     std::vector<float> const expected = model.prefill(prompt, *computed);
     compress(*computed);
     float const one = model.decode(7, tokens, *computed)[11];
 
-    auto const replayed = make_attention(preset, 5, cache_element::float16, model.shape(), 2);
+    auto const replayed = make_attention(preset, 5, cache_element::float16, model);
     begin(*replayed);
     CHECK(model.replay(pass, replayed->first_layer_that_differs(), *replayed) == expected);
     compress(*replayed);
@@ -60,17 +60,17 @@ TEST_CASE("a recorded prompt replays to the same logits, bit for bit, under ever
 }
 
 TEST_CASE("answers do not depend on the number of threads") {
-  std::vector<int> const prompt = tokenizer(test_model()).tokens(prose(24));
+  std::vector<int> const prompt = tokenizer(test_model()).tokens(prose(12));
   gguf_model const weights(test_model());
   engine one(weights, 1), three(weights, 3);
   for (std::string const preset : {"snapkv", "purekv", "purekv_deep"}) {
     CAPTURE(preset);
-    CHECK(run(one, preset, 1, prompt).tokens == run(three, preset, 3, prompt).tokens);
+    CHECK(run(one, preset, prompt).tokens == run(three, preset, prompt).tokens);
   }
 }
 
 TEST_CASE("allocated bytes: positions and the room for new tokens included") {
-  std::vector<int> const prompt = tokenizer(test_model()).tokens(prose(24));
+  std::vector<int> const prompt = tokenizer(test_model()).tokens(prose(12));
   auto const tokens = static_cast<int>(prompt.size());
   gguf_model const weights(test_model());
   engine model(weights, 2);
@@ -78,12 +78,12 @@ TEST_CASE("allocated bytes: positions and the room for new tokens included") {
   std::int64_t const slot = 2 * s.dim * 2 + 4, heads = std::int64_t{s.layers} * s.kv_heads;
   std::int64_t const bookkeeping = 2048 * s.layers;  // extents, lengths, alignment
 
-  measurement const full = run(model, "full", 2, prompt);
+  measurement const full = run(model, "full", prompt);
   CHECK(full.cache_bytes >= heads * (tokens + new_tokens) * slot);
   CHECK(full.cache_bytes <= heads * (tokens + new_tokens) * slot + bookkeeping);
   CHECK(full.peak_cache_bytes == full.cache_bytes);
 
-  measurement const snapkv = run(model, "snapkv", 2, prompt), early = run(model, "purekv", 2, prompt);
+  measurement const snapkv = run(model, "snapkv", prompt), early = run(model, "purekv", prompt);
   for (measurement const& m : {snapkv, early}) {
     CHECK(m.cache_bytes >= heads * (tokens / 5 + new_tokens) * slot);
     CHECK(m.cache_bytes <= heads * (tokens / 5 + new_tokens) * slot + bookkeeping);

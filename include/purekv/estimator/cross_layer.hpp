@@ -12,6 +12,12 @@ enum class combine : std::int32_t {
   mean,     // the mean, each layer normalised first
 };
 
+/// What a source's score is multiplied by in the layer that is scored.
+enum class weigh_by : std::int32_t {
+  value_norm,  // L2
+  nothing,     // to see what the norm is worth
+};
+
 }  // namespace purekv::inline v0_1
 
 namespace purekv::inline v0_1::inline PUREKV_ISA {
@@ -24,7 +30,7 @@ namespace purekv::inline v0_1::inline PUREKV_ISA {
 /// scored. Needs neither queries, keys nor attention of this layer, so it can evict before it attends. Tokens are
 /// matched by position; what the source has not seen scores 0. A NaN in a value makes the score NaN, which ranks last.
 /// The paper takes the accumulated attention of a lower layer for E; any non-negative estimator will do.
-template <class E, combine How = combine::maximum> struct cross_layer {
+template <class E, combine How = combine::maximum, weigh_by Weight = weigh_by::value_norm> struct cross_layer {
   static_assert(Estimator<E>, "cross_layer: the source is not a purekv::Estimator (docs/concepts/estimator.md)");
   static_assert(E::rows == score_rows::kv_heads,
                 "cross_layer: the source scores query heads, but values belong to KV heads; wrap it in group_mean, "
@@ -47,7 +53,8 @@ template <class E, combine How = combine::maximum> struct cross_layer {
   PUREKV_HD void score(G const& team, layer_input<C> const& in, score_out out, float*) const {
     detail::for_each_score<rows>(team, in, [&](std::int32_t, std::int32_t h, std::int32_t t) {
       std::int32_t const at = find(in, in.position(h, t), t);
-      out.row(h)[t] = at < 0 ? 0.0f : in.source[h * in.source_stride + at] * norm(in.value(h, t), in.value_dim());
+      float const weight = Weight == weigh_by::value_norm ? norm(in.value(h, t), in.value_dim()) : 1.0f;
+      out.row(h)[t] = at < 0 ? 0.0f : in.source[h * in.source_stride + at] * weight;
     });
     team.sync();
   }
