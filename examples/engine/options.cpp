@@ -11,7 +11,8 @@
 namespace engine {
 
 std::vector<options::row> options::rows() const {
-  std::vector<row> result;
+  std::vector<row> result = listed;
+  if (!result.empty()) return result;
   for (std::string const& preset : presets) {
     if (preset == "full")
       result.push_back({preset, 1});

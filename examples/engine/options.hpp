@@ -29,11 +29,13 @@ struct options {
   bool describe = false;
   bool kept = false;
 
-  /// One row per preset and compression; "full" has one.
   struct row {
     std::string preset;
     int compression;
   };
+  std::vector<row> listed;  // instead of every preset at every compression
+
+  /// One row per preset and compression; "full" has one.
   std::vector<row> rows() const;
 };
 

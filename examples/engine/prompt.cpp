@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "prompt.hpp"
 
+#include <algorithm>
 #include <array>
 
 namespace engine {
@@ -34,12 +35,15 @@ needle needle::random(std::mt19937& generator, bool paraphrased) {
 
 std::string needle::sentence() const {
   if (paraphrased) return "\nVisitors who want to get through the " + name + " must type " + code + " on the keypad.\n";
-  return "\nThe secret code of the " + name + " is " + code + ".\n";
+  if (wording == 1) return "\nRemember that the secret " + thing + " of the " + name + " is " + code + ".\n";
+  if (wording == 2) return "\nThe " + name + " has a secret " + thing + ", which is " + code + ".\n";
+  return "\nThe secret " + thing + " of the " + name + " is " + code + ".\n";
 }
 
 std::string needle::question() const {
   if (paraphrased) return "\n\nQuestion: Which number opens the " + name + "?\nAnswer: The number to enter is";
-  return "\n\nQuestion: What is the secret code of the " + name + "?\nAnswer: The secret code of the " + name + " is";
+  return "\n\nQuestion: What is the secret " + thing + " of the " + name + "?\nAnswer: The secret " + thing +
+         " of the " + name + " is";
 }
 
 bool needle::found_in(std::string_view text) const {
@@ -53,29 +57,39 @@ bool needle::answered_by(std::string_view text) const {
   return text.starts_with(code) && !more_digits;
 }
 
-prompt hide(needle const& fact, std::span<int const> document, double depth, tokenizer const& words) {
-  auto const before = static_cast<std::size_t>(depth * static_cast<double>(document.size()));
-  std::vector<int> tokens = words.beginning();
-  append(tokens, document.first(before));
-  append(tokens, words.tokens(fact.sentence()));
-  append(tokens, document.subspan(before));
-  return with_requests(std::move(tokens), words.tokens(fact.question()), words);
-}
-
-prompt hide(std::span<needle const> facts, std::span<int const> document, tokenizer const& words) {
+prompt hide(std::vector<hidden_sentence> sentences, std::span<int const> document, std::string const& question,
+            tokenizer const& words) {
+  std::ranges::sort(sentences, {}, &hidden_sentence::depth);
   std::vector<int> tokens = words.beginning();
   std::size_t from = 0;
-  for (std::size_t i = 0; i < facts.size(); ++i) {
-    std::size_t const to = document.size() * (2 * i + 1) / (2 * facts.size());
+  for (auto const& [depth, text] : sentences) {
+    auto const to = static_cast<std::size_t>(depth * static_cast<double>(document.size()));
     append(tokens, document.subspan(from, to - from));
-    append(tokens, words.tokens(facts[i].sentence()));
+    append(tokens, words.tokens(text));
     from = to;
   }
   append(tokens, document.subspan(from));
-  return with_requests(std::move(tokens), {}, words);
+  return with_requests(std::move(tokens), words.tokens(question), words);
+}
+
+prompt hide(needle const& fact, std::span<int const> document, double depth, tokenizer const& words) {
+  return hide({{depth, fact.sentence()}}, document, fact.question(), words);
+}
+
+prompt hide(std::span<needle const> facts, std::span<int const> document, tokenizer const& words) {
+  std::vector<hidden_sentence> sentences;
+  for (needle const& fact : facts) {
+    auto const before = static_cast<double>(sentences.size());
+    sentences.push_back({(before + 0.5) / static_cast<double>(facts.size()), fact.sentence()});
+  }
+  return hide(std::move(sentences), document, "", words);
 }
 
 std::string question_text(std::string const& question) { return "\n\nQuestion: " + question + "\nAnswer:"; }
+
+prompt ask_nothing(std::span<int const> document, tokenizer const& words) {
+  return hide(std::vector<hidden_sentence>{}, document, "", words);
+}
 
 prompt ask(std::string const& question, std::span<int const> document, tokenizer const& words) {
   std::vector<int> tokens = words.beginning();
