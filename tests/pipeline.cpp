@@ -209,7 +209,7 @@ std::vector<double> band_scores(engine const& e, source_band band, int s) {
     }
   std::vector<double> pooled(n);
   for (int t = 0; t < n; ++t)
-    pooled[t] = *std::max_element(most.begin() + std::max(0, t - 11), most.begin() + std::min(n, t + 4));
+    pooled[t] = *std::max_element(most.begin() + std::max(0, t - 14), most.begin() + t + 1);
   return pooled;
 }
 

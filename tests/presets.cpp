@@ -183,14 +183,14 @@ table group_means(table const& mass, int group) {
   return result;
 }
 
-/// Largest of all rows from 11 tokens before to 3 after.
+/// Largest of all rows from 14 tokens before on.
 std::vector<double> widest(table const& rows) {
   int const n = static_cast<int>(rows[0].size());
   std::vector<double> result;
   for (int t = 0; t < n; ++t) {
     double most = 0;
     for (auto const& row : rows)
-      for (int u = std::max(0, t - 11); u < std::min(n, t + 4); ++u) most = std::max(most, row[size(u)]);
+      for (int u = std::max(0, t - 14); u <= t; ++u) most = std::max(most, row[size(u)]);
     result.push_back(most);
   }
   return result;

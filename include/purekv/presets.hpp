@@ -80,10 +80,9 @@ template <class B> using random_baseline = compressor<uniform_random, B, any_of<
 template <class B>
 using purekv_paper = compressor<cross_layer<group_mean<accumulated_attention>>, B, any_of<sinks, recent>>;
 
-/// The vote of the last 16 queries, the maximum over all heads; the 11 tokens after a peak and the 3 before it are
-/// worth as much as the peak, because early layers look at the question's words in the document, and the answer follows
-/// them.
-using question_spans = pooled<head_max<window_attention<16>>, 15, pooling::maximum, 11>;
+/// The vote of the last 16 queries, the maximum over all heads; the 14 tokens after a peak are worth as much as the
+/// peak, because layers look at the question's words in the document, and the answer follows them.
+using question_spans = pooled<head_max<window_attention<16>>, 15, pooling::maximum, 14>;
 
 /// One source for the whole stack, early: question_spans, the maximum over a band of layers, times each layer's value
 /// norm. For the lower third of the layers as the source (one_source): the layers above it prune first.

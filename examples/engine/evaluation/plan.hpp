@@ -18,11 +18,11 @@ struct evaluation_set {
   measure what = measure::answers;
   int tokens = 0, documents = 0;
   fact_kind kind = fact_kind::digits;
-  std::optional<int> wording;  // of the sentence that is hidden; nothing: the documents take turns
+  std::optional<int> wording{};  // of the sentence that is hidden; nothing: the documents take turns
   bool paraphrased = false;    // the question uses other words than the sentence
   bool agnostic = false;       // compressed before the question is known
   bool calibration = false;    // from the part of the text that nothing is reported of
-  std::vector<options::row> rows;
+  std::vector<options::row> rows{};
 };
 
 /// A plan is a JSON file:
