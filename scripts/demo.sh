@@ -25,7 +25,8 @@ for argument in "$@"; do
   arguments+=("$argument")
 done
 
-needed=()
+needed=(demo)
+[ $test = no ] || needed=(all)
 [ $model$test = yesno ] || needed+=(weights)
 [ $document_given = yes ] || needed+=(document)
 prepare_engine "${needed[@]}"

@@ -38,7 +38,7 @@ name=$(basename "$plan" .json)
 [ -f "$plan" ] || die "there is no plan $plan"
 results=${results:-$root/build/evaluation/$name.jsonl} report=${report:-$root/build/evaluation/$name}
 
-needed=()
+needed=(evaluate)
 [ -n "$model" ] || needed+=(weights)
 [ -n "$text" ] || needed+=(document)
 prepare_engine "${needed[@]}"

@@ -91,7 +91,7 @@ nlohmann::json chat(engine& model, tokenizer const& words, std::span<int const> 
   for (options::row const& row : o.rows()) {
     compressed_document compressed(model, o, row, p);
     nlohmann::json answers = nlohmann::json::array();
-    share right;
+    int right = 0;
     seconds asking{};
     std::vector<needle> questions = facts;  // each twice: a question leaves no trace, so the answers agree
     questions.insert(questions.end(), facts.rbegin(), facts.rend());
@@ -100,27 +100,26 @@ nlohmann::json chat(engine& model, tokenizer const& words, std::span<int const> 
                                  [&](int token) { return words.ends(token) || words.text(token) == "\n"; },
                                  [&](std::string const& text) { return fact.answered_by(text); }};
       measurement const m = compressed.ask(model, words.tokens(fact.question()), o.new_tokens, reader);
-      right.all += 1;
-      right.right += *m.right;
+      right += *m.right;
       asking += m.asking;
       answers.push_back({{"name", fact.name}, {"code", fact.code}, {"answer", m.answer}, {"right", *m.right}});
     }
     measurement const& cost = compressed.cost;
     auto const megabytes = [](std::int64_t bytes) { return with_decimals(static_cast<double>(bytes) / 1e6, 2); };
     cells.push_back({row.preset, row.compression == 1 ? "-" : std::to_string(row.compression) + "x",
-                     std::to_string(right.right) + '/' + std::to_string(right.all), megabytes(cost.cache_bytes),
+                     std::to_string(right) + '/' + std::to_string(questions.size()), megabytes(cost.cache_bytes),
                      megabytes(cost.peak_cache_bytes), with_decimals(cost.prefill.count(), 2),
                      cost.repeating.count() > 0 ? with_decimals(cost.repeating.count(), 2) : "-",
-                     with_decimals(asking.count() / right.all, 3)});
+                     with_decimals(asking.count() / static_cast<double>(questions.size()), 3)});
     rows.push_back({{"preset", row.preset},
                     {"compression", row.compression},
-                    {"right", right.right},
-                    {"of", right.all},
+                    {"right", right},
+                    {"of", questions.size()},
                     {"cache_bytes", cost.cache_bytes},
                     {"peak_cache_bytes", cost.peak_cache_bytes},
                     {"prefill_seconds", cost.prefill.count()},
                     {"repetition_seconds", cost.repeating.count()},
-                    {"seconds_per_question", asking.count() / right.all},
+                    {"seconds_per_question", asking.count() / static_cast<double>(questions.size())},
                     {"answers", answers}});
   }
   out << '\n'

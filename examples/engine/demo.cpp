@@ -3,7 +3,6 @@
 #include "chat.hpp"
 #include "engine.hpp"
 #include "error.hpp"
-#include "needle.hpp"
 #include "prompt.hpp"
 #include "report.hpp"
 
@@ -81,8 +80,6 @@ int run(int argc, char** argv) {
   };
   if (o.chat)
     save("chat", engine::chat(model, words, document, o, std::cin, std::cout));
-  else if (o.needles > 0)
-    find_needles(model, words, document, o, [&](nlohmann::json const& value) { save("needles", value); });
   else
     save("table", fill_table(model, words, document, o));
   return 0;

@@ -34,9 +34,7 @@ options parse_options(int argc, char** argv, bool with_text) {
     app.add_option("--ask", o.question, "your own question about the document; nothing is hidden then");
     app.add_option("--tokens", o.tokens, "use only so many tokens of the document");
     app.add_option("--depth", o.depth, "where the fact is hidden, 0 to 1")->capture_default_str();
-    app.add_option("--seed", o.seed, "chooses the fact and the documents of --needle")->capture_default_str();
-    app.add_option("--needle", o.needles, "instead of the table: this many documents per length, share right");
-    app.add_option("--lengths", o.lengths, "tokens of those documents")->delimiter(',')->capture_default_str();
+    app.add_option("--seed", o.seed, "chooses the fact")->capture_default_str();
     app.add_flag("--paraphrase", o.paraphrased, "ask for the hidden fact in other words than it is told in");
     app.add_flag("--chat", o.chat,
                  "compress the document once, then ask ten questions about five hidden facts, one after the other");
@@ -68,18 +66,15 @@ options parse_options(int argc, char** argv, bool with_text) {
   for (std::string const& preset : o.presets) read_preset(preset);
   for (int const c : o.compressions)
     if (c < 1) throw bad_input("--compressions must be at least 1");
-  for (int const n : o.lengths)
-    if (n < 1) throw bad_input("--lengths must be positive");
   if (element == "float")
     o.element = cache_element::float32;
   else if (element == "bfloat16")
     o.element = cache_element::bfloat16;
   else if (element != "half")
     throw bad_input("--cache is float, half or bfloat16, not '" + element + "'");
-  if (o.tokens < 0 || o.threads < 0 || o.needles < 0 || o.new_tokens < 1)
-    throw bad_input("--tokens, --threads and --needle cannot be negative, --new-tokens not below 1");
+  if (o.tokens < 0 || o.threads < 0 || o.new_tokens < 1)
+    throw bad_input("--tokens and --threads cannot be negative, --new-tokens not below 1");
   if (o.from_stdin && !o.chat) throw bad_input("--stdin goes with --chat");
-  if (o.chat && o.needles > 0) throw bad_input("--chat and --needle are two experiments; choose one");
   if (!(o.depth >= 0 && o.depth <= 1)) throw bad_input("--depth lies between 0 and 1");
   if (o.threads == 0) o.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   return o;

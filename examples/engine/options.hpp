@@ -21,8 +21,6 @@ struct options {
   int new_tokens = 32;
   double depth = 0.5;
   unsigned seed = 1;
-  int needles = 0;
-  std::vector<int> lengths{1000, 3000};
   bool paraphrased = false;
   bool agnostic = false;  // every preset compresses the document before it sees the question
   bool chat = false, from_stdin = false;

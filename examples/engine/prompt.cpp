@@ -46,11 +46,6 @@ std::string needle::question() const {
          " of the " + name + " is";
 }
 
-bool needle::found_in(std::string_view text) const {
-  text.remove_prefix(std::min(text.find_first_not_of(' '), text.size()));
-  return text.starts_with(code);
-}
-
 bool needle::answered_by(std::string_view text) const {
   text.remove_prefix(std::min(text.find_first_not_of(' '), text.size()));
   bool const more_digits = text.size() > code.size() && text[code.size()] >= '0' && text[code.size()] <= '9';

@@ -21,8 +21,6 @@ struct needle {
   std::string question() const;
   /// The answer begins with the code, and no further digit follows.
   bool answered_by(std::string_view text) const;
-  /// The answer begins with the code, whatever follows.
-  bool found_in(std::string_view text) const;
 };
 
 /// A sentence and where in the document it stands, 0 to 1.

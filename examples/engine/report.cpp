@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cmath>
 #include <fstream>
 #include <iostream>
 
@@ -17,14 +16,6 @@ namespace {
 /// Characters a terminal shows, of UTF-8.
 std::size_t width(std::string const& text) {
   return static_cast<std::size_t>(std::ranges::count_if(text, [](char c) { return (c & 0xc0) != 0x80; }));
-}
-
-double wilson(share const& s, double sign) {
-  if (s.all == 0) return sign < 0 ? 0 : 1;
-  constexpr double z = 1.959964;
-  double const n = s.all, p = s.right / n;
-  double const middle = p + z * z / (2 * n), reach = z * std::sqrt(p * (1 - p) / n + z * z / (4 * n * n));
-  return std::clamp((middle + sign * reach) / (1 + z * z / n), 0.0, 1.0);
 }
 
 }  // namespace
@@ -111,9 +102,6 @@ void write_json(std::filesystem::path const& file, nlohmann::json const& data) {
   out << data.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
   if (!out.flush()) throw bad_input(file.string() + ": cannot be written");
 }
-
-double share::low() const { return wilson(*this, -1); }
-double share::high() const { return wilson(*this, 1); }
 
 progress_bar::progress_bar(int steps) : steps_(steps), terminal_(isatty(STDERR_FILENO) != 0) {}
 progress_bar::~progress_bar() { clear(); }

@@ -23,13 +23,6 @@ void write_json(std::filesystem::path const& file, nlohmann::json const& data);
 std::string with_decimals(double value, int decimals);
 std::string printable(std::string const& text);  // one line, no control characters
 
-/// Wilson's interval for a share of `right` out of `all`, 95 %.
-struct share {
-  int right = 0, all = 0;
-  double low() const;
-  double high() const;
-};
-
 /// "[####....] 3/25 text" on a terminal's standard error, nothing elsewhere.
 class progress_bar {
  public:

@@ -162,10 +162,6 @@ TEST_CASE("the demo says what is wrong and exits with 2") {
   outcome const no_model = run_demo("--model " + document.string() + " --document " + document.string());
   CHECK(no_model.code == 2);
   CHECK(contains(no_model.text, "is not a GGUF file"));
-
-  outcome const too_short = run_demo(model + " --needle 1 --document " + document.string());
-  CHECK(too_short.code == 2);
-  CHECK(contains(too_short.text, "--lengths"));
 }
 
 TEST_CASE("the demo answers, and writes what it measured") {

@@ -48,19 +48,30 @@ TEST_CASE("an unknown preset: the known ones are named") {
   for (std::string const& name : preset_names()) CHECK(contains(text, name.c_str()));
 }
 
+TEST_CASE("the layers of a source may follow the name of a preset") {
+  CHECK(!read_preset("purekv").band);
+  CHECK(read_preset("purekv@8").band->last == 8);
+  preset_name const range = read_preset("purekv_deep@16-22");
+  CHECK(range.name == "purekv_deep");
+  CHECK(range.band->first == 16);
+  CHECK(range.band->last == 22);
+  for (char const* wrong : {"purekv@", "purekv@x", "purekv@3-", "purekv@5-3", "purekv@-1", "purekv@3-5x"}) {
+    CAPTURE(wrong);
+    CHECK(contains(complaint({"--presets", wrong}), "purekv@8 or purekv@0-10"));
+  }
+  CHECK(contains(complaint({"--presets", "snapkv@3"}), "has no source layers"));
+}
+
 TEST_CASE("options that make no sense are refused, naming themselves") {
   CHECK(contains(complaint({"--compressions", "0"}), "--compressions"));
   CHECK(contains(complaint({"--compressions", "-5"}), "--compressions"));
   CHECK(contains(complaint({"--cache", "int8"}), "int8"));
   CHECK(contains(complaint({"--depth", "2"}), "--depth"));
   CHECK(contains(complaint({"--new-tokens", "0"}), "--new-tokens"));
-  CHECK(contains(complaint({"--needle", "-1"}), "--needle"));
-  CHECK(contains(complaint({"--lengths", "0"}), "--lengths"));
   CHECK(contains(complaint({"--tokens", "many"}), "many"));
   CHECK(contains(complaint({"--colour"}), "--colour"));
   CHECK(contains(complaint({"--stdin"}), "--chat"));
-  CHECK(contains(complaint({"--chat", "--needle", "3"}), "--needle"));
-  CHECK_THROWS_AS(parse({"--needle", "3"}, false), bad_input);  // random weights find nothing
+  CHECK_THROWS_AS(parse({"--chat"}, false), bad_input);  // random weights find nothing
 }
 
 }  // namespace engine

@@ -9,18 +9,6 @@
 
 namespace engine {
 
-TEST_CASE("Wilson's interval, against published values") {
-  share const most{19, 20};
-  CHECK(most.low() == doctest::Approx(0.7639).epsilon(1e-3));
-  CHECK(most.high() == doctest::Approx(0.9911).epsilon(1e-3));
-  share const all{20, 20};
-  CHECK(all.low() == doctest::Approx(0.8389).epsilon(1e-3));
-  CHECK(all.high() == 1);
-  CHECK(share{0, 0}.low() == 0);
-  CHECK(share{0, 0}.high() == 1);
-  CHECK(share{0, 10}.low() == doctest::Approx(0));
-}
-
 TEST_CASE("a table lines up, characters counted as a terminal shows them") {
   CHECK(markdown({{"a", "bb"}, {"é", "c"}}) ==
         "| a | bb |\n"
