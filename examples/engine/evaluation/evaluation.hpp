@@ -14,8 +14,9 @@ namespace engine {
 /// bytes: of all caches, room for question and answer included
 ///
 /// The expected tokens are fed at once and compared with the most likely ones, which is what greedy decoding would
-/// give. The layers that a row leaves as they are get what a pass with the full cache computed, so times are measured
-/// by sets of their own.
+/// give. Where the question is part of the prompt, the prompt's own pass gives the first of them: from full attention,
+/// under presets that evict after it. The layers that a row leaves as they are get what a pass with the full cache
+/// computed, so times are measured by sets of their own.
 nlohmann::json measure_document(engine& model, tokenizer const& words, evaluation_set const& set, int index,
                                 unsigned seed, std::span<int const> text, cache_element element);
 

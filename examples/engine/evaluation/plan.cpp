@@ -13,7 +13,7 @@ NLOHMANN_JSON_SERIALIZE_ENUM(measure, {{measure::answers, "answers"},
                                        {measure::time, "time"},
                                        {measure::layers, "layers"}})
 NLOHMANN_JSON_SERIALIZE_ENUM(fact_kind,
-                             {{fact_kind::digits, "digits"}, {fact_kind::word, "word"}, {fact_kind::two, "two"}})
+                             {{fact_kind::digits, "digits"}, {fact_kind::words, "words"}, {fact_kind::two, "two"}})
 
 namespace {
 

@@ -23,6 +23,17 @@ needle other_than(needle const& first, std::mt19937& generator) {
   }
 }
 
+/// Three words, because the pass of the prompt itself gives the first token of an answer.
+std::string random_phrase(std::mt19937& generator) {
+  auto words = secret_words;
+  std::string phrase;
+  for (std::size_t i = 0; i < 3; ++i) {
+    std::swap(words[i], words[std::uniform_int_distribution<std::size_t>(i, words.size() - 1)(generator)]);
+    phrase.append(i > 0 ? " " : "").append(words[i]);
+  }
+  return phrase;
+}
+
 void expect(task& t, tokenizer const& words, std::string const& text, bool asked) {
   for (int const token : words.tokens(text)) {
     t.expected.push_back(token);
@@ -35,7 +46,7 @@ void expect(task& t, tokenizer const& words, std::string const& text, bool asked
 bool task::ends_answer(std::string const& piece, fact_kind kind) {
   if (piece.empty()) return true;
   auto const c = static_cast<unsigned char>(piece[0]);
-  return kind == fact_kind::word ? std::isalpha(c) == 0 : std::isdigit(c) == 0;
+  return kind == fact_kind::words ? std::isalpha(c) == 0 : std::isdigit(c) == 0;
 }
 
 task make_task(evaluation_set const& set, int index, unsigned seed, std::span<int const> text, tokenizer const& words) {
@@ -64,9 +75,9 @@ task make_task(evaluation_set const& set, int index, unsigned seed, std::span<in
   double const depth = 0.1 + 0.8 * (index + 0.5) / set.documents;
   t.about = {{"first", first}, {"depth", depth}, {"name", fact.name}};
   fact.wording = set.wording.value_or(set.paraphrased ? 0 : index % 3);
-  if (set.kind == fact_kind::word) {
-    fact.thing = "word";
-    fact.code = secret_words[std::uniform_int_distribution<std::size_t>(0, secret_words.size() - 1)(generator)];
+  if (set.kind == fact_kind::words) {
+    fact.thing = "phrase";
+    fact.code = random_phrase(generator);
   }
   t.about["code"] = fact.code;
   t.about["wording"] = fact.wording;

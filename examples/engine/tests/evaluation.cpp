@@ -49,11 +49,11 @@ std::vector<json> lines_of(std::filesystem::path const& file) {
 
 TEST_CASE("plans: what they say, and what is none") {
   evaluation_plan const plan = plan_of(R"({"seed": 7, "sets": [{"name": "a", "tokens": 100, "documents": 3,
-      "fact": "word", "rows": [{"presets": ["snapkv", "purekv@3-5"], "compressions": [5, 10]}]},
+      "fact": "words", "rows": [{"presets": ["snapkv", "purekv@3-5"], "compressions": [5, 10]}]},
       {"name": "b", "tokens": 50, "documents": 1, "measure": "perplexity"}]})");
   CHECK(plan.seed == 7);
   REQUIRE(plan.sets.size() == 2);
-  CHECK(plan.sets[0].kind == fact_kind::word);
+  CHECK(plan.sets[0].kind == fact_kind::words);
   CHECK(plan.sets[0].rows.size() == 4);
   CHECK(plan.sets[0].rows[2].preset == "purekv@3-5");
   CHECK(plan.sets[1].agnostic);
@@ -96,7 +96,7 @@ TEST_CASE("a document is the same in every set of its length; calibration has a 
   CHECK(two.asked.front());
   CHECK(two.asked.back());
 
-  set.kind = fact_kind::word;
+  set.kind = fact_kind::words;
   CHECK(make_task(set, 2, 1, text, words).text.question != plain.text.question);
   set.calibration = true;
   CHECK(make_task(set, 2, 1, text, words).about["first"].get<std::size_t>() + 300 <= text.size() / 4);
@@ -108,9 +108,9 @@ TEST_CASE("an answer ends where no more of it follows") {
   CHECK(task::ends_answer(".", fact_kind::digits));
   CHECK(task::ends_answer("", fact_kind::digits));
   CHECK_FALSE(task::ends_answer("7", fact_kind::digits));
-  CHECK(task::ends_answer("7", fact_kind::word));
-  CHECK_FALSE(task::ends_answer("s", fact_kind::word));
-  CHECK(task::ends_answer(" and", fact_kind::word));
+  CHECK(task::ends_answer("7", fact_kind::words));
+  CHECK_FALSE(task::ends_answer("s", fact_kind::words));
+  CHECK(task::ends_answer(" and", fact_kind::words));
 }
 
 TEST_CASE("expected tokens fed at once say what greedy decoding says") {
