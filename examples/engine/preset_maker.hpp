@@ -37,7 +37,7 @@ template <purekv::Element T> class preset_maker {
     if (name == "snapkv") return with(snapkv<ratio>{}, evict);
     if (name == "snapkv_head_mean") return with(snapkv_by<head_mean<votes>>{}, evict);
     if (name == "snapkv_value_norm") return with(snapkv_by<value_weighted<group_mean<votes>>>{}, evict);
-    if (name == "snapkv_spans") return with(compressor<question_spans, ratio, any_of<sinks, recent>>{}, evict);
+    if (name == "snapkv_spans") return with(snapkv_spans<ratio>{}, evict);
     if (name == "pyramidkv") {
       pyramidkv<ratio> c;
       c.budget = {.budget = ratio_, .least = 20};

@@ -84,6 +84,9 @@ using purekv_paper = compressor<cross_layer<group_mean<accumulated_attention>>, 
 /// peak, because layers look at the question's words in the document, and the answer follows them.
 using question_spans = pooled<head_max<window_attention<16>>, 15, pooling::maximum, 14>;
 
+/// SnapKV with that vote: every layer by its own, after it has attended.
+template <class B> using snapkv_spans = compressor<question_spans, B, any_of<sinks, recent>>;
+
 /// One source for the whole stack, early: question_spans, the maximum over a band of layers, times each layer's value
 /// norm. For the lower third of the layers as the source (one_source): the layers above it prune first.
 template <class B> using purekv_early = compressor<cross_layer<question_spans>, B, any_of<sinks, recent>>;
