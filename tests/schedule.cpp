@@ -65,7 +65,8 @@ TEST_CASE("own_source gives every layer its own score") {
 TEST_CASE("a schedule that cannot be met is refused with a sentence") {
   std::array<source_band, 1> const bands{source_band{2, 2}};
   auto refuse = [&](layer_plan plan, std::size_t at, char const* sentence) {
-    std::array<layer_plan, 4> layers{};
+    std::array<layer_plan, 4> layers;
+    own_source(layers.data(), 4, evict_when::after_attending);
     layers[at] = plan;
     status const s = validate(make(layers, bands));
     CHECK(s.code == errc::bad_policy);
@@ -78,17 +79,27 @@ TEST_CASE("a schedule that cannot be met is refused with a sentence") {
   refuse({evict_when::deferred, -1}, 0, "at or above it");
   refuse({evict_when::after_attending, 0}, 0, "must defer");
   refuse({evict_when::never, 1}, 0, "not there");
+  refuse({evict_when::never, -1}, 2, "never scored");
   refuse({evict_when::dropping, 0}, 1, "drops tokens must lie above its source");
   refuse({evict_when::dropping, -1}, 3, "drops tokens must lie above its source");
 
   std::array<source_band, 2> const two{source_band{0, 0}, source_band{2, 3}};
-  std::array<layer_plan, 4> layers{};
+  std::array<layer_plan, 4> layers;
+  own_source(layers.data(), 4, evict_when::after_attending);
   layers[2] = {evict_when::before_attending, 0};
   CHECK(std::string(validate(make(layers, two)).message).find("a source must attend to all") != std::string::npos);
 
   layers[2] = {evict_when::dropping, 0};
   layers[3] = {evict_when::dropping, 0};
   CHECK(std::string(validate(make(layers, two)).message).find("a source must attend to all") != std::string::npos);
+
+  // First, middle and last of a band, whoever reads it.
+  std::array<source_band, 1> const wide{source_band{0, 2}};
+  for (std::size_t l = 0; l < 4; ++l) {
+    one_source(layers.data(), 4, wide[0]);
+    layers[l] = {evict_when::never, -1};
+    CHECK(validate(make(layers, wide)).ok() == (l == 3));
+  }
 
   for (source_band band : {source_band{-1, 0}, source_band{2, 1}, source_band{0, 4}}) {
     std::array<source_band, 1> const bad{band};

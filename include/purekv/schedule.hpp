@@ -70,6 +70,8 @@ PUREKV_INLINE status validate(schedule const& s) {
     std::int32_t const last = plan.source < 0 ? l : s.bands[plan.source].last;
     switch (plan.when) {
       case evict_when::never:
+        if (s.in_any_band(l))
+          return {errc::bad_policy, "schedule: a layer that never evicts is never scored, so no source may contain it"};
         break;
       case evict_when::after_attending:
         if (last > l) return {errc::bad_policy, "schedule: a layer below its source must defer its eviction"};
