@@ -2,6 +2,7 @@
 #include <purekv/view.hpp>
 
 #include <doctest/doctest.h>
+#include <purekv/concepts.hpp>
 
 #include <array>
 #include <type_traits>
@@ -57,4 +58,10 @@ TEST_CASE("scores are found by sequence and row") {
   CHECK(scores.row(1, 2) - data.data() == 20);
   score_view const padded{data.data(), 2, 2, 4, 12, 5};
   CHECK(padded.row(1, 1) - data.data() == 17);
+}
+
+TEST_CASE("scores of nothing have null rows, whatever their strides") {
+  score_view const nothing{nullptr, 2, 3, 0, 12, 5};
+  CHECK(nothing.row(1, 2) == nullptr);
+  CHECK(score_out{nullptr, 5}.row(2) == nullptr);
 }

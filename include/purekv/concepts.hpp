@@ -77,11 +77,11 @@ enum class score_rows { heads, kv_heads };
 /// kv_heads, become one number.
 enum class mass_reduction : std::int32_t { sum, maximum };
 
-/// The scores of one sequence: row r at data + r * stride, one float per token.
+/// The scores of one sequence: row r at data + r * stride, one float per token; null where no head has a token.
 struct score_out {
   float* data;
   std::ptrdiff_t stride;
-  PUREKV_INLINE float* row(std::int32_t r) const { return data + r * stride; }
+  PUREKV_INLINE float* row(std::int32_t r) const { return data == nullptr ? nullptr : data + r * stride; }
 };
 
 inline constexpr std::int32_t all_queries = std::numeric_limits<std::int32_t>::max();

@@ -61,14 +61,15 @@ template <class T> struct query_view {
 };
 
 /// One float per (row, token): [rows, tokens], sequence s starts at data + s * sequence_stride. Strides in elements.
-/// Scores and masses use it: rows are heads or kv_heads of one sequence, tokens are ordinals in the cache.
+/// Scores and masses use it: rows are heads or kv_heads of one sequence, tokens are ordinals in the cache. Without
+/// tokens there may be no data; a row is null then.
 struct score_view {
   float* data = nullptr;
   std::int32_t sequences = 0, rows = 0, tokens = 0;
   std::ptrdiff_t sequence_stride = 0, row_stride = 0;
 
   PUREKV_INLINE float* row(std::int32_t sequence, std::int32_t row_index) const {
-    return data + sequence * sequence_stride + row_index * row_stride;
+    return data == nullptr ? nullptr : data + sequence * sequence_stride + row_index * row_stride;
   }
 };
 
