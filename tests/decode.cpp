@@ -16,25 +16,11 @@ using purekv::half;
 
 namespace {
 
-template <class TO, class P, class TQ, class Owned>
-attention_output<TO> check(attention_input<TQ, Owned> const& in, shape const& s, P const& pattern,
-                           tap_request const& request = {}, std::initializer_list<int> ranks = all_ranks) {
-  CAPTURE(s.heads);
-  CAPTURE(s.kv_heads);
-  CAPTURE(s.dim);
-  CAPTURE(s.span[0]);
-  CAPTURE(s.queries[0]);
-  auto const reference = oracle::attend(pattern, in.queries, in.cache.view);
-  return check_attention<TO>(
-      in, s, reference, request,
-      [&](purekv::cpu exec, purekv::attend_taps const& taps) {
-        return purekv::decode_workspace(exec, pattern, in.queries, in.cache.view, taps);
-      },
-      [&](purekv::cpu exec, purekv::rows_view<TO> const& out, purekv::attend_taps const& taps, purekv::workspace work) {
-        return purekv::decode(exec, pattern, in.queries, in.cache.view, out, taps, work);
-      },
-      ranks);
-}
+struct decode_operation {
+  static std::size_t bytes(auto const&... in) { return purekv::decode_workspace(in...); }
+  static purekv::status run(auto const&... in) { return purekv::decode(in...); }
+};
+template <class TO> operation_check<decode_operation, TO> const check{};
 
 shape step(int heads, int kv_heads, int dim, int tokens, int queries = 1) {
   shape s = square(heads, kv_heads, dim, tokens);

@@ -2,7 +2,7 @@
 #include <purekv/presets.hpp>
 // The header under test comes first.
 #include "support/fixtures_attention.hpp"
-#include "support/npy.hpp"
+#include "support/kvpress.hpp"
 #include "support/random.hpp"
 
 #include <purekv/pattern/dense.hpp>
@@ -10,7 +10,6 @@
 #include <purekv/select.hpp>
 
 #include <deque>
-#include <functional>
 #include <set>
 
 using namespace purekv;
@@ -18,69 +17,30 @@ using namespace fixtures;
 
 namespace {
 
-/// The queries and keys of kvpress's test data and what dense attention over them leaves behind.
-struct kvpress_layer {
-  test::npy<float> q = test::read_npy<float>("in_q_rope"), k = test::read_npy<float>("in_keys");
-  int sequences = q.size(0), heads = q.size(1), tokens = q.size(2), dim = q.size(3), kv_heads = k.size(1);
-  owned_contiguous<float> cache{sequences, kv_heads, tokens, dim};
-  owned_rows<float> queries{heads, sequences* tokens, dim};
-  std::vector<std::int32_t> offset, positions;
-  query_view<float> view;
+/// kvpress's test layer and what dense attention over it leaves behind.
+struct attended_layer : test::kvpress_layer {
   owned_scores lse{1, heads, sequences* tokens};
 
-  kvpress_layer() {
-    for (int s = 0; s < sequences; ++s) {
-      offset.push_back(s * tokens);
-      for (int t = 0; t < tokens; ++t) {
-        positions.push_back(t);
-        for (int h = 0; h < heads; ++h)
-          for (int c = 0; c < dim; ++c) queries.view.row(h, s * tokens + t)[c] = q(s, h, t, c);
-        for (int h = 0; h < kv_heads; ++h)
-          push(
-              cache.view, s, h, t, [&](int c) { return k(s, h, t, c); }, [](int) { return 1.0f; });
-      }
-    }
-    offset.push_back(sequences * tokens);
-    view = {queries.rows(), {sequences, offset.data(), positions.data()}};
+  attended_layer() : test::kvpress_layer(test::rotation::after) {
     auto const reference = oracle::attend(dense{}, view, cache.view);
     for (int s = 0; s < sequences; ++s)
       for (int h = 0; h < heads; ++h)
         for (int t = 0; t < tokens; ++t)
           lse.view.row(0, h)[s * tokens + t] = static_cast<float>(reference[size(s * heads + h)].lse(t));
   }
-
-  template <class E> owned_scores scores(E const& e) const {
-    evidence const seen{dense{}, view, lse.view.data, lse.view.row_stride};
-    owned_scores out(sequences, kv_heads, tokens);
-    owned_workspace work(score_workspace(cpu{}, e, seen, cache.view));
-    REQUIRE(score(cpu{}, e, seen, cache.view, {}, out.view, work.view()).ok());
-    return out;
-  }
-
-  /// Compares with kvpress for the first `count` tokens: ours must be factor(token) times theirs.
-  void compare(owned_scores const& ours, std::string const& name, int count,
-               std::function<double(int)> const& factor) const {
-    test::npy<float> const theirs = test::read_npy<float>(name);
-    CAPTURE(name);
-    for (int s = 0; s < sequences; ++s)
-      for (int h = 0; h < kv_heads; ++h)
-        for (int t = 0; t < count; ++t) {
-          CAPTURE(t);
-          CHECK(ours.view.row(s, h)[t] == doctest::Approx(theirs(s, h, t) * factor(t)).epsilon(2e-5));
-        }
-  }
+  template <class E> owned_scores scores(E const& e) const { return test::kvpress_layer::scores(e, lse.view); }
 };
 
 }  // namespace
 
 TEST_CASE("snapkv: kvpress's scores") {
-  kvpress_layer const layer;
+  attended_layer const layer;
   // kvpress takes the mean over the window, we the sum: a constant factor. It pools before it looks at the window,
   // whose columns it replaces by the maximum, so it sees zeros there where we see the window's own mass: the last k / 2
   // columns before the window differ, and the window is pinned in both.
   auto const snap = [&]<int Window, int Width>() {
     layer.compare(layer.scores(pooled<group_mean<window_attention<Window>>, Width>{}),
-                  "score_snapkv_w" + std::to_string(Window) + "_k" + std::to_string(Width),
+                  "score_snapkv_w" + std::to_string(Window) + "_k" + std::to_string(Width), 0,
                   layer.tokens - Window - Width / 2, [](int) { return Window; });
   };
   snap.operator()<8, 5>();
@@ -89,14 +49,14 @@ TEST_CASE("snapkv: kvpress's scores") {
 }
 
 TEST_CASE("h2o: kvpress's observed attention, without its division by the number of queries that see the token") {
-  kvpress_layer const layer;
-  layer.compare(layer.scores(h2o<ratio>{}.estimator), "score_observed", layer.tokens,
+  attended_layer const layer;
+  layer.compare(layer.scores(h2o<ratio>{}.estimator), "score_observed", 0, layer.tokens,
                 [&](int t) { return layer.tokens - t; });
 }
 
 TEST_CASE("tova: kvpress's scores, but for the last token, which that pins") {
-  kvpress_layer const layer;
-  layer.compare(layer.scores(tova<ratio>{}.estimator), "score_tova", layer.tokens - 1, [](int) { return 1; });
+  attended_layer const layer;
+  layer.compare(layer.scores(tova<ratio>{}.estimator), "score_tova", 0, layer.tokens - 1, [](int) { return 1; });
 }
 
 namespace {

@@ -2,7 +2,7 @@
 #include <purekv/estimator/critical.hpp>
 // The header under test comes first.
 #include "support/estimator_checks.hpp"
-#include "support/npy.hpp"
+#include "support/kvpress.hpp"
 
 #include <purekv/budget/fixed.hpp>
 #include <purekv/budget/ratio.hpp>
@@ -158,49 +158,24 @@ struct scores_given {
   }
 };
 
-struct kvpress_layer {
-  test::npy<float> v = test::read_npy<float>("in_values"), weight = test::read_npy<float>("in_o_proj"),
-                   snapkv = test::read_npy<float>("score_snapkv_w8_k5");
-  int sequences = v.size(0), kv_heads = v.size(1), tokens = v.size(2), dim = v.size(3), heads = 4;
-  fixtures::owned_contiguous<float> cache{sequences, kv_heads, tokens, dim};
-  std::vector<std::int32_t> offset{0, 0, 0};
-  query_view<float> queries{{nullptr, heads, 0, dim, 0, dim}, {sequences, offset.data(), nullptr}};
+struct projected_layer : test::kvpress_layer {
+  test::npy<float> weight = test::read_npy<float>("in_o_proj"), snapkv = test::read_npy<float>("score_snapkv_w8_k5");
   critical<scores_given, ratio> c{.estimator = {snapkv.data.data()},
                                   .budget = {1, 2},
                                   .projection = {weight.data.data(), weight.size(0), heads, dim, weight.size(1)}};
-  kvpress_layer() {
-    for (int s = 0; s < sequences; ++s)
-      for (int h = 0; h < kv_heads; ++h)
-        for (int t = 0; t < tokens; ++t)
-          fixtures::push(
-              cache.view, s, h, t, [](int) { return 0.0f; }, [&](int i) { return v(s, h, t, i); });
-  }
+  projected_layer() : test::kvpress_layer(test::rotation::after) {}
 };
 
 }  // namespace
 
 TEST_CASE("critical: kvpress's CriticalKV over SnapKV") {
-  kvpress_layer const layer;
-  test::npy<float> const theirs = test::read_npy<float>("score_criticalkv_on_snapkv");
-  evidence const seen{dense{}, layer.queries, nullptr, 0};
-  fixtures::owned_scores out(layer.sequences, layer.kv_heads, layer.tokens);
-  fixtures::owned_workspace work(score_workspace(cpu{}, layer.c, seen, layer.cache.view));
-  status const s = score(cpu{}, layer.c, seen, layer.cache.view, {}, out.view, work.view());
-  REQUIRE_MESSAGE(s.ok(), s.message);
-  for (int b = 0; b < layer.sequences; ++b)
-    for (int h = 0; h < layer.kv_heads; ++h)
-      for (int t = 0; t < layer.tokens; ++t) {
-        CAPTURE(t);
-        if (theirs(b, h, t) == std::numeric_limits<float>::max())
-          CHECK(out.view.row(b, h)[t] == theirs(b, h, t));
-        else
-          CHECK(out.view.row(b, h)[t] == doctest::Approx(theirs(b, h, t)).epsilon(1e-5));
-      }
+  projected_layer const layer;
+  layer.compare(layer.scores(layer.c), "score_criticalkv_on_snapkv");
 }
 
 TEST_CASE("critical: a projection that does not fit the layer, and shares that make no sense, are refused") {
-  kvpress_layer const layer;
-  evidence const seen{dense{}, layer.queries, nullptr, 0};
+  projected_layer const layer;
+  evidence const seen{dense{}, layer.view, nullptr, 0};
   fixtures::owned_scores out(layer.sequences, layer.kv_heads, layer.tokens);
   fixtures::owned_workspace work(score_workspace(cpu{}, layer.c, seen, layer.cache.view));
   auto const says = [&](errc code, auto const& change) {

@@ -2,7 +2,7 @@
 #include <purekv/estimator/future_attention.hpp>
 // The header under test comes first.
 #include "support/estimator_checks.hpp"
-#include "support/npy.hpp"
+#include "support/kvpress.hpp"
 
 #include <purekv/average_rotation.hpp>
 #include <purekv/estimator/group_mean.hpp>
@@ -158,74 +158,42 @@ TEST_CASE("future_attention: NaN stays with its token, inf takes all, and nothin
 namespace {
 
 /// kvpress's test layer: moments of its queries from position 4 on, turned 512 positions ahead.
-struct kvpress_layer {
-  test::npy<float> q = test::read_npy<float>("in_q_pre"), k = test::read_npy<float>("in_keys"),
-                   v = test::read_npy<float>("in_values"), frequency = test::read_npy<float>("in_inv_freq");
-  int sequences = q.size(0), heads = q.size(1), tokens = q.size(2), dim = q.size(3), kv_heads = k.size(1);
-  fixtures::owned_contiguous<float> cache{sequences, kv_heads, tokens, dim};
-  fixtures::owned_rows<float> rows{heads, sequences* tokens, dim};
-  std::vector<std::int32_t> offset, positions;
+struct layer_to_come : test::kvpress_layer {
+  test::npy<float> frequency = test::read_npy<float>("in_inv_freq");
   std::vector<float> mean = std::vector<float>(size(sequences * heads * dim)),
                      covariance = std::vector<float>(size(sequences * heads * dim * dim));
   query_moments moments{mean.data(), covariance.data(), sequences, heads, dim};
-  query_view<float> view;
 
-  kvpress_layer() {
-    for (int s = 0; s < sequences; ++s) {
-      offset.push_back(s * tokens);
-      for (int t = 0; t < tokens; ++t) {
-        positions.push_back(t);
-        for (int h = 0; h < heads; ++h)
-          for (int c = 0; c < dim; ++c) rows.view.row(h, s * tokens + t)[c] = q(s, h, t, c);
-        for (int h = 0; h < kv_heads; ++h)
-          fixtures::push(
-              cache.view, s, h, t, [&](int c) { return k(s, h, t, c); }, [&](int c) { return v(s, h, t, c); });
-      }
-    }
-    offset.push_back(sequences * tokens);
-    view = {rows.rows(), {sequences, offset.data(), positions.data()}};
+  layer_to_come() : test::kvpress_layer(test::rotation::before) {
     REQUIRE(purekv::moments(cpu{}, view, 4, moments).ok());
     std::vector<std::int32_t> const first(size(sequences), tokens);
     REQUIRE(average_rotation(cpu{}, {frequency.data.data(), dim / 2}, first.data(), 512, moments).ok());
-  }
-
-  template <class E> void compare(E const& e, std::string const& name) const {
-    evidence const seen{dense{}, view, nullptr, 0};
-    fixtures::owned_scores out(sequences, kv_heads, tokens);
-    fixtures::owned_workspace work(score_workspace(cpu{}, e, seen, cache.view));
-    status const s = score(cpu{}, e, seen, cache.view, {}, out.view, work.view());
-    REQUIRE_MESSAGE(s.ok(), s.message);
-    test::npy<float> const theirs = test::read_npy<float>(name);
-    CAPTURE(name);
-    for (int b = 0; b < sequences; ++b)
-      for (int h = 0; h < kv_heads; ++h)
-        for (int t = 4; t < tokens; ++t)  // kvpress gives the sinks its maximum
-          CHECK(out.view.row(b, h)[t] == doctest::Approx(theirs(b, h, t)).epsilon(2e-5));
   }
 };
 
 }  // namespace
 
 TEST_CASE("future_attention: kvpress's expected attention") {
-  kvpress_layer const layer;
+  layer_to_come const layer;
+  constexpr int sinks = 4;  // kvpress gives them its maximum
   future_attention e{layer.moments};
   group_mean<future_attention> mean;
   mean.estimator = e;
-  layer.compare(mean, "score_expected_c1_v0");
+  layer.compare(layer.scores(mean), "score_expected_c1_v0", sinks);
   value_weighted<group_mean<future_attention>> weighted;
   weighted.estimator.estimator = e;
-  layer.compare(weighted, "score_expected_c1_v1");
+  layer.compare(layer.scores(weighted), "score_expected_c1_v1", sinks);
   weighted.estimator.estimator.epsilon = 0.01f;
-  layer.compare(weighted, "score_expected_eps");
+  layer.compare(layer.scores(weighted), "score_expected_eps", sinks);
   e.future.covariance = nullptr;
   mean.estimator = e;
-  layer.compare(mean, "score_expected_c0_v0");
+  layer.compare(layer.scores(mean), "score_expected_c0_v0", sinks);
   weighted.estimator.estimator = e;
-  layer.compare(weighted, "score_expected_c0_v1");
+  layer.compare(layer.scores(weighted), "score_expected_c0_v1", sinks);
 }
 
 TEST_CASE("future_attention: moments that do not fit the layer are refused, however it is wrapped") {
-  kvpress_layer const layer;
+  layer_to_come const layer;
   value_weighted<group_mean<future_attention>> e;
   evidence const seen{dense{}, layer.view, nullptr, 0};
   fixtures::owned_scores out(layer.sequences, layer.kv_heads, layer.tokens);

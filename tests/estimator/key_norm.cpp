@@ -2,7 +2,7 @@
 #include <purekv/estimator/key_norm.hpp>
 // The header under test comes first.
 #include "support/estimator_checks.hpp"
-#include "support/npy.hpp"
+#include "support/kvpress.hpp"
 
 using namespace purekv;
 
@@ -32,17 +32,6 @@ TEST_CASE("key_norm: NaN and inf in keys stay with their token") {
 }
 
 TEST_CASE("key_norm: kvpress's scores") {
-  test::npy<float> const keys = test::read_npy<float>("in_keys"), theirs = test::read_npy<float>("score_knorm");
-  int const heads = keys.size(1), tokens = keys.size(2), dim = keys.size(3);
-  for (int s = 0; s < keys.size(0); ++s) {
-    fixtures::owned_contiguous<float> cache(1, heads, tokens, dim);
-    for (int h = 0; h < heads; ++h)
-      for (int t = 0; t < tokens; ++t)
-        fixtures::push(
-            cache.view, 0, h, t, [&](int c) { return keys(s, h, t, c); }, [](int) { return 0.0f; });
-    auto const said = test::scores_of(key_norm{}, layer_input<contiguous_cache<float>>{cache.view, 0, heads});
-    for (int h = 0; h < heads; ++h)
-      for (int t = 0; t < tokens; ++t)
-        CHECK(said[fixtures::size(h)][fixtures::size(t)] == doctest::Approx(theirs(s, h, t)).epsilon(1e-6));
-  }
+  test::kvpress_layer const layer(test::rotation::after);
+  layer.compare(layer.scores(key_norm{}), "score_knorm");
 }

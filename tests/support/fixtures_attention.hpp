@@ -346,4 +346,29 @@ attention_output<TO> check_attention(Input const& in, shape const& s,
   return first;
 }
 
+/// check_attention of one operation over in.cache: operation_check<Operation, TO>{}(in, s, pattern), with
+///   Operation::bytes(exec, pattern, queries, cache, taps)              the workspace query
+///   Operation::run(exec, pattern, queries, cache, out, taps, work)     the operation
+template <class Operation, class TO> struct operation_check {
+  template <class P, class TQ, class Owned>
+  attention_output<TO> operator()(attention_input<TQ, Owned> const& in, shape const& s, P const& pattern,
+                                  tap_request const& request = {}, std::initializer_list<int> ranks = all_ranks) const {
+    CAPTURE(s.heads);
+    CAPTURE(s.kv_heads);
+    CAPTURE(s.dim);
+    CAPTURE(s.span[0]);
+    CAPTURE(s.queries[0]);
+    return check_attention<TO>(
+        in, s, oracle::attend(pattern, in.queries, in.cache.view), request,
+        [&](purekv::cpu exec, purekv::attend_taps const& taps) {
+          return Operation::bytes(exec, pattern, in.queries, in.cache.view, taps);
+        },
+        [&](purekv::cpu exec, purekv::rows_view<TO> const& out, purekv::attend_taps const& taps,
+            purekv::workspace work) {
+          return Operation::run(exec, pattern, in.queries, in.cache.view, out, taps, work);
+        },
+        ranks);
+  }
+};
+
 }  // namespace fixtures
