@@ -58,8 +58,17 @@ struct pins {
   }
 };
 
-template <class B, selection_scope Scope = selection_scope::kv_head>
-purekv::compressor<unscored, B, pins, Scope> keeping(B budget, pins protect = {}) {
+/// Evicts all but the newest `newest_only`, and every position in the set bits of `odd`, taken modulo 32.
+struct evicting_pins : pins {
+  std::int32_t newest_only = 0;
+  std::uint32_t odd = 0;
+  bool evicted(std::int32_t position, std::int32_t last) const {
+    return last - position >= newest_only || (odd >> (position % 32) & 1u) != 0;
+  }
+};
+
+template <class B, selection_scope Scope = selection_scope::kv_head, class P = pins>
+purekv::compressor<unscored, B, P, Scope> keeping(B budget, P protect = {}) {
   return {{}, budget, protect};
 }
 
@@ -119,6 +128,8 @@ std::vector<candidate> candidates(C const& cache, purekv::score_view const& scor
   std::vector<candidate> all;
   for (int t = 0; t < cache.length(s, h); ++t) {
     std::int32_t const position = *cache.run(s, h, t).positions;
+    if constexpr (purekv::EvictingProtect<P>)
+      if (protect.evicted(position, newest(cache, s))) continue;
     all.push_back({protect.pinned(position, newest(cache, s)), scores.row(s, h)[t], position, h, t});
   }
   return all;
@@ -165,9 +176,9 @@ rows_of_tokens expected_shared(C const& cache, purekv::score_view const& scores,
       if (n == 0) continue;
       auto of_head = candidates(cache, scores, protect, s, h);
       auto const sure = tokens_of(best(of_head, budget.floor(budget.keep({n}))), h);
-      for (std::int32_t t : sure) of_head[size(t)].sure = true;
+      for (candidate& c : of_head) c.sure = std::find(sure.begin(), sure.end(), c.token) != sure.end();
       all.insert(all.end(), of_head.begin(), of_head.end());
-      keep += budget.keep({n});
+      keep += std::min<std::ptrdiff_t>(budget.keep({n}), std::ssize(of_head));
     }
     auto const chosen = best(all, keep);
     for (int h = 0; h < cache.kv_heads; ++h) rows.push_back(tokens_of(chosen, h));
@@ -290,6 +301,25 @@ TEST_CASE("more pinned tokens than the budget: all of them and nothing else") {
   check(keeping(exactly{3}, many), scores.view, cache.view, expected);
 }
 
+TEST_CASE("what the protect evicts is not kept, whatever the budget, the scores and the pins") {
+  SEEDED(random);
+  for (kind what : {kind::distinct, kind::ties, kind::special})
+    for (int newest_only : {0, 1, 7, 60, 1000}) {
+      auto const lengths = odd_lengths(random, 6);
+      auto const cache = cache_of<half>(random, lengths, 3);
+      owned_scores scores(2, 3, longest(lengths) + 1, between(random, 0, 3));
+      fill(random, scores, what);
+      evicting_pins const protect{
+          {between(random, 0, 40), between(random, 0, 6), 1u << between(random, 0, 31)}, newest_only, 0x04010080u};
+      for (exactly const& number : {exactly{1}, exactly{30}, exactly{INT32_MAX}})
+        check(keeping(number, protect), scores.view, cache.view,
+              expected_by_head(cache.view, scores.view, number, protect));
+      shared_percent const budget{{between(random, 0, 100)}};
+      check(keeping(budget, protect), scores.view, cache.view,
+            expected_shared(cache.view, scores.view, budget, protect));
+    }
+}
+
 TEST_CASE("the budget hears of the layer") {
   SEEDED(random);
   auto const cache = cache_of<bfloat16>(random, {30}, 1);
@@ -323,6 +353,9 @@ TEST_CASE("scope layer ranks by the mean of the heads") {
     pins const protect{2, 1, 0};
     check(keeping<percent, selection_scope::layer>({30}, protect), scores.view, cache.view,
           expected_by_head(one.view, mean.view, percent{30}, protect));
+    evicting_pins const newest{protect, 20, 0};
+    check(keeping<percent, selection_scope::layer>({30}, newest), scores.view, cache.view,
+          expected_by_head(one.view, mean.view, percent{30}, newest));
   }
 }
 

@@ -132,11 +132,17 @@ concept Budget = Policy<B> && requires(B const& b, budget_input in) {
 };
 
 /// Which tokens are pinned: kept whatever their score. They take the budget first and may exceed it.
-/// last: the newest position cached. check(last) as for patterns.
+/// last: the newest position cached. check(last) as for patterns. Optional:
+///   evicted(position, last)  bool: the token goes whatever its score and whoever pins it, because nobody will see it
 template <class P>
 concept Protect = Policy<P> && requires(P const& p, std::int32_t position, std::int32_t last) {
   { p.pinned(position, last) } -> std::same_as<bool>;
   { p.check(last) } -> std::same_as<status>;
+};
+
+template <class P>
+concept EvictingProtect = Protect<P> && requires(P const& p, std::int32_t position, std::int32_t last) {
+  { p.evicted(position, last) } -> std::same_as<bool>;
 };
 
 }  // namespace purekv::inline v0_1

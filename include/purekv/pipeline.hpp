@@ -112,10 +112,14 @@ template <class Compressor, Pattern P> class pipeline {
     if (plan.when == evict_when::never || prompt_tokens <= 0) return prompt_tokens;
     auto const most = [&](auto const& c, std::int32_t where) {
       std::int32_t const budget = c.budget.keep(budget_input{prompt_tokens, where, model_.layers});
-      std::int32_t pinned = 0;
-      for (std::int32_t p = 0; p < prompt_tokens; ++p) pinned += c.protect.pinned(p, prompt_tokens - 1);
+      std::int32_t pinned = 0, keepable = 0;
+      for (std::int32_t p = 0; p < prompt_tokens; ++p) {
+        bool const kept = !detail::is_evicted(c.protect, p, prompt_tokens - 1);
+        keepable += kept;
+        pinned += kept && c.protect.pinned(p, prompt_tokens - 1);
+      }
       std::int32_t const keep = budget > pinned ? budget : pinned;
-      return keep < prompt_tokens ? keep : prompt_tokens;
+      return keep < keepable ? keep : keepable;
     };
     if (!drops(layer)) return most(compressor_[layer], layer);
     std::int32_t const chosen_at = schedule_.bands[plan.source].last;
@@ -402,7 +406,13 @@ template <class Compressor, Pattern P> class pipeline {
       std::int32_t const last = q.batch.positions[q.end(s) - 1];
       if constexpr (requires(P const& pattern) { pattern.check(last); })
         if (status const r = pattern_[layer].check(last); !r.ok()) return r;
-      if (status const r = compressor_[layer].protect.check(last); !r.ok()) return r;
+      auto const& protect = compressor_[layer].protect;
+      if (status const r = protect.check(last); !r.ok()) return r;
+      if (schedule_.layers[layer].when == evict_when::before_attending &&
+          detail::is_evicted(protect, q.batch.positions[q.begin(s)], last))
+        return {errc::bad_policy,
+                "pipeline::prefill: a layer that prunes first would evict what its prompt sees; let one with a window "
+                "evict after attending"};
     }
     layer_plan const& plan = schedule_.layers[layer];
     if (!needs_full(layer)) return check_kept(layer, storage[layer].kept);

@@ -84,21 +84,35 @@ template <Cache C> bool heads_hold_the_same(C const& cache, std::int32_t sequenc
   return true;
 }
 
-/// keys[t] ranks token t: pinned tokens first, then by score(t). Returns how many are pinned.
+template <Protect P> bool is_evicted(P const& protect, std::int32_t position, std::int32_t last) {
+  if constexpr (EvictingProtect<P>)
+    return protect.evicted(position, last);
+  else
+    return false;
+}
+
+/// How many tokens of a row are pinned, and how many may be kept at all.
+struct token_counts {
+  std::int32_t pinned, keepable;
+};
+
+/// keys[t] ranks token t: pinned tokens first, then by score(t), evicted ones last.
 template <class Protect, Cache C, class Score>
-std::int32_t rank_tokens(Protect const& protect, C const& cache, std::int32_t sequence, std::int32_t head,
+token_counts rank_tokens(Protect const& protect, C const& cache, std::int32_t sequence, std::int32_t head,
                          std::int32_t last, Score const& score, std::uint32_t* keys) {
-  std::int32_t pins = 0;
+  token_counts counts{0, cache.length(sequence, head)};
   for_each_stretch(cache, sequence, head, 0, cache.length(sequence, head),
                    [&](auto const& run, std::int32_t first, std::int32_t count) {
                      for (std::int32_t i = 0; i < count; ++i) {
-                       bool const pinned = protect.pinned(run.positions[i], last);
+                       bool const evicted = is_evicted(protect, run.positions[i], last);
+                       bool const pinned = !evicted && protect.pinned(run.positions[i], last);
                        std::uint32_t const key = rank_key(score(first + i));
-                       keys[first + i] = pinned ? pinned_key : key;
-                       pins += pinned;
+                       keys[first + i] = evicted ? evicted_key : pinned ? pinned_key : key;
+                       counts.pinned += pinned;
+                       counts.keepable -= evicted;
                      }
                    });
-  return pins;
+  return counts;
 }
 
 /// Ranks the tokens of one row and finds where those that it keeps end.
@@ -107,6 +121,7 @@ row_choice choose(Compressor const& c, score_view const& scores, C const& cache,
                   std::int32_t head, layer_position const& layer, std::uint32_t* keys, std::uint32_t* scratch) {
   constexpr bool by_layer = Compressor::scope == selection_scope::layer;
   row_choice choice{};
+  choice.where = {pinned_key, 0};  // nothing
   if (by_layer && !heads_hold_the_same(cache, sequence)) {
     choice.problem = errc::mismatch;
     return choice;
@@ -118,10 +133,8 @@ row_choice choose(Compressor const& c, score_view const& scores, C const& cache,
     choice.problem = errc::bad_policy;
     return choice;
   }
-  keep = smaller(keep, tokens);
-
   std::int32_t const last = newest_position(cache, sequence);
-  std::int32_t pins;
+  token_counts counts;
   if constexpr (by_layer) {
     float const heads = static_cast<float>(cache.kv_heads);
     auto const mean = [&](std::int32_t t) {
@@ -129,20 +142,20 @@ row_choice choose(Compressor const& c, score_view const& scores, C const& cache,
       for (std::int32_t h = 0; h < cache.kv_heads; ++h) sum += scores.row(sequence, h)[t];
       return sum / heads;
     };
-    pins = rank_tokens(c.protect, cache, sequence, head, last, mean, keys);
+    counts = rank_tokens(c.protect, cache, sequence, head, last, mean, keys);
   } else {
     float const* const row = scores.row(sequence, head);
-    pins = rank_tokens(
+    counts = rank_tokens(
         c.protect, cache, sequence, head, last, [&](std::int32_t t) { return row[t]; }, keys);
   }
 
-  choice.keep = keep;
+  choice.keep = keep = smaller(keep, counts.keepable);
   if constexpr (heads_share_budget<decltype(c.budget)>()) {
-    choice.guaranteed = larger(pins, smaller(c.budget.floor(keep), tokens));
+    choice.guaranteed = larger(counts.pinned, smaller(c.budget.floor(keep), counts.keepable));
     if (choice.guaranteed > 0) pin_above(keys, tokens, find_cut(keys, tokens, choice.guaranteed, scratch));
   } else {
-    choice.count = larger(pins, keep);
-    choice.where = find_cut(keys, tokens, choice.count, scratch);
+    choice.count = larger(counts.pinned, keep);
+    if (choice.count > 0) choice.where = find_cut(keys, tokens, choice.count, scratch);
   }
   return choice;
 }
@@ -156,8 +169,9 @@ void share(C const& cache, std::int32_t sequence, row_choice* rows, std::uint32_
     keep += rows[h].keep;
     guaranteed += rows[h].guaranteed;
   }
-  if (tokens == 0) return;
-  cut const where = find_cut(keys, tokens, keep > guaranteed ? keep : guaranteed, scratch);
+  std::int64_t const count = keep > guaranteed ? keep : guaranteed;
+  if (count == 0) return;
+  cut const where = find_cut(keys, tokens, count, scratch);
 
   auto const each_tie = [&](auto const& f) {
     std::uint32_t const* key = keys;
@@ -219,6 +233,7 @@ std::size_t select_workspace(cpu, compressor<E, B, P, Scope> const& c, C const& 
 
 /// Keeps of every head max(keep, pinned) tokens, where keep = budget.keep(tokens): all pinned ones, then the best by
 /// score, larger first, NaN last (below -inf), equal scores to the lower position. An empty head keeps nothing.
+/// - What the protect evicts is not kept: a head keeps at most the others, and none where there are none.
 /// - Scope layer: one list per sequence, by the mean of the scores over the KV heads, which must hold the same
 /// positions.
 /// - Budgets whose heads share: the heads of a sequence keep max(sum of keeps, sum of guaranteed) tokens together, the

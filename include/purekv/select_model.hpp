@@ -76,14 +76,14 @@ status check_select_model(Compressor const& c, scored_layer<C> const* model, std
 /// Gives rows [first, last) what they keep together: the best of all, equal scores to the earlier row, then token.
 inline void share_model(select_model_memory const& m, std::int64_t first, std::int64_t last) {
   std::int64_t const tokens = m.begin[last] - m.begin[first];
-  if (tokens == 0) return;
   std::int64_t keep = 0, guaranteed = 0;
   for (std::int64_t r = first; r < last; ++r) {
     keep += m.rows[r].keep;
     guaranteed += m.rows[r].guaranteed;
   }
-  cut const where =
-      find_cut(m.keys + m.begin[first], tokens, keep > guaranteed ? keep : guaranteed, m.scratch + m.begin[first]);
+  std::int64_t const count = keep > guaranteed ? keep : guaranteed;
+  if (count == 0) return;
+  cut const where = find_cut(m.keys + m.begin[first], tokens, count, m.scratch + m.begin[first]);
   std::int64_t ties = where.ties;
   for (std::int64_t r = first; r < last; ++r) {
     std::uint32_t const* const keys = m.keys + m.begin[r];
@@ -116,10 +116,10 @@ std::size_t select_workspace(cpu, compressor<E, B, P> const&, scored_layer<C> co
 
 /// Keeps of every sequence max(sum of keeps, sum of guaranteed) tokens over all layers and KV heads together, where
 /// keep = budget.keep(tokens of the head): the best by score, larger first, NaN last, equal scores to the lower layer,
-/// then the lower head, then the lower position. Guaranteed to a head are its pinned tokens and then its best,
-/// max(pinned, floor(keep)) in all; a head that is guaranteed none may keep none.
-/// model : [layers], of equal sequences and kv_heads; lengths may differ. out : rows [layers, sequences, kv_heads];
-/// what each layer keeps, and how many slots it needs, is known afterwards: layer_of(out, layer, layers).
+/// then the lower head, then the lower position, and none that the protect evicts. Guaranteed to a head are its pinned
+/// tokens and then its best, max(pinned, floor(keep)) in all; a head that is guaranteed none may keep none. model :
+/// [layers], of equal sequences and kv_heads; lengths may differ. out : rows [layers, sequences, kv_heads]; what each
+/// layer keeps, and how many slots it needs, is known afterwards: layer_of(out, layer, layers).
 template <class E, class B, class P, Cache C>
 status select(cpu exec, compressor<E, B, P> const& c, scored_layer<C> const* model, std::int32_t layers,
               selection const& out, workspace work) {

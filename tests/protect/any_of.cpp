@@ -6,6 +6,7 @@
 #include <purekv/protect/recent.hpp>
 #include <purekv/protect/sinks.hpp>
 #include <purekv/protect/text.hpp>
+#include <purekv/protect/within_window.hpp>
 
 using namespace purekv;
 
@@ -21,6 +22,12 @@ TEST_CASE("any_of: what one of its parts pins") {
   CHECK(any_of<sinks, recent>{}.pinned(85, 100));
   CHECK(!any_of<sinks, recent>{}.pinned(84, 100));
   CHECK(!any_of<none>{}.pinned(0, 0));
+}
+
+TEST_CASE("any_of: evicts what one of its parts evicts, and nothing if none can") {
+  static_assert(!EvictingProtect<any_of<sinks, recent>>);
+  any_of<sinks, within_window<>> const p{{2}, {5}};
+  for (int position = 0; position < 20; ++position) CHECK(p.evicted(position, 19) == (position <= 14));
 }
 
 TEST_CASE("any_of: the first of its parts that is refused says so") {
