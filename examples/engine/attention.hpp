@@ -29,8 +29,10 @@ class attention {
 
   virtual void begin(int prompt_tokens, int new_tokens) = 0;
 
-  /// Which rows, ascending, of those that come out of the layer below enter this one and those above; none: all of
-  /// them. Asked before `open`. The last row, which the logits are made of, is always there.
+  /// Whether only some rows of this layer go on to the next one.
+  virtual bool drops_after(int /*layer*/) const { return false; }
+  /// Which rows, ascending, of those of the layer below enter this one and those above, if that drops some; known when
+  /// it has run. The last row, which the logits are made of, is always there.
   virtual std::span<std::int32_t const> rows_entering(int /*layer*/) const { return {}; }
 
   virtual void open(int layer, int tokens, std::int32_t const* positions) = 0;

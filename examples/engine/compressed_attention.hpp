@@ -63,8 +63,11 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
     lap_.start();
   }
 
+  bool drops_after(int layer) const override {
+    return !prefilled_ && layer + 1 < model_.layers && layer + 1 == schedule_.view().first_dropping();
+  }
   std::span<std::int32_t const> rows_entering(int layer) const override {
-    if (prefilled_ || layer != schedule_.view().first_dropping()) return {};
+    if (!drops_after(layer - 1)) return {};
     purekv::selection const rows = pipeline_.kept_rows();
     return {rows.tokens(0), static_cast<std::size_t>(rows.count(0))};
   }

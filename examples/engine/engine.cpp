@@ -21,11 +21,11 @@ struct attention_call {
   purekv::status status{};
 
   /// The result has the shape of the queries: [tokens, heads * dim]; one unused number where nothing comes out.
-  ggml_tensor* operation(ggml_context* context, ggml_tensor* (&qkv)[3]) {
+  ggml_tensor* operation(ggml_context* context, engine::projections qkv) {
     std::int64_t const rows = recorded_lse == nullptr ? tokens : 1;
     std::int64_t const columns = recorded_lse == nullptr ? ggml_nelements(qkv[0]) / tokens : 1;
-    return ggml_custom_4d(context, GGML_TYPE_F32, columns, rows, 1, 1, qkv, 3, &attention_call::enter, GGML_N_TASKS_MAX,
-                          this);
+    return ggml_custom_4d(context, GGML_TYPE_F32, columns, rows, 1, 1, qkv.data(), 3, &attention_call::enter,
+                          GGML_N_TASKS_MAX, this);
   }
 
   static void enter(ggml_tensor* out, int rank, int ranks, void* self) {
@@ -46,6 +46,12 @@ struct attention_call {
 ggml_tensor* linear(ggml_context* context, ggml_tensor* weight, ggml_tensor* bias, ggml_tensor* x) {
   ggml_tensor* const y = ggml_mul_mat(context, weight, x);
   return bias == nullptr ? y : ggml_add(context, y, bias);
+}
+
+ggml_tensor* rows_of(ggml_context* context, ggml_tensor* all, std::span<std::int32_t const> rows) {
+  ggml_tensor* const ids = ggml_new_tensor_1d(context, GGML_TYPE_I32, static_cast<std::int64_t>(rows.size()));
+  ids->data = const_cast<std::int32_t*>(rows.data());
+  return ggml_get_rows(context, all, ids);
 }
 
 }  // namespace
@@ -122,13 +128,13 @@ std::vector<float> engine::replay(recorded_prompt const& pass, int first, attent
         tensor->data = const_cast<float*>(data.data());
         return tensor;
       };
-      ggml_tensor* qkv[] = {rows(pass.q[l]), rows(pass.k[l]), rows(pass.v[l])};
-      return call.operation(c, qkv);
+      return call.operation(c, {rows(pass.q[l]), rows(pass.k[l]), rows(pass.v[l])});
     });
     call.status.or_throw();
     attention.close(layer);
   }
   hidden_ = pass.hidden[static_cast<std::size_t>(first)];
+  if (first > 0 && attention.drops_after(first - 1)) go_on_with(attention.rows_entering(first));
   for (int layer = first; layer < shape().layers; ++layer) this->pass(layer, attention);
   return logits(static_cast<int>(positions_.size()) - 1, 1);
 }
@@ -161,51 +167,86 @@ void engine::embed(std::span<int const> tokens, int first_position) {
 void engine::go_on_with(std::span<std::int32_t const> rows) {
   std::vector<float> kept(rows.size() * static_cast<std::size_t>(shape().hidden));
   compute([&](ggml_context* context) {
-    ggml_tensor* const ids = ggml_new_tensor_1d(context, GGML_TYPE_I32, static_cast<std::int64_t>(rows.size()));
-    ids->data = const_cast<std::int32_t*>(rows.data());
-    ggml_tensor* const x = ggml_get_rows(context, hidden_states(context, 0, static_cast<int>(positions_.size())), ids);
+    ggml_tensor* const x = rows_of(context, hidden_states(context, 0, static_cast<int>(positions_.size())), rows);
     x->data = kept.data();
     return x;
   });
-  hidden_ = std::move(kept);
+  replace_rows(std::move(kept), rows);
+}
+
+void engine::replace_rows(std::vector<float> hidden, std::span<std::int32_t const> rows) {
+  hidden_ = std::move(hidden);
   for (std::size_t i = 0; i < rows.size(); ++i) positions_[i] = positions_[static_cast<std::size_t>(rows[i])];
   positions_.resize(rows.size());
 }
 
 void engine::pass(int layer, attention& attention) {
-  if (auto const rows = attention.rows_entering(layer); !rows.empty()) go_on_with(rows);
-  block_weights const& w = model_.block(layer);
   model_shape const& s = shape();
   int const tokens = static_cast<int>(positions_.size());
   attention_call call{attention, barrier_, positions_.data(), layer, tokens};
 
   attention.open(layer, tokens, positions_.data());
-  compute([&](ggml_context* c) {
-    ggml_tensor* const positions = ggml_new_tensor_1d(c, GGML_TYPE_I32, tokens);
-    positions->data = positions_.data();
-    auto norm = [&](ggml_tensor* x, ggml_tensor* weight) {
-      return weight == nullptr ? x : ggml_mul(c, ggml_rms_norm(c, x, model_.norm_epsilon()), weight);
-    };
-    auto rotate = [&](ggml_tensor* x, int heads, ggml_tensor* head_norm) {
-      rope_parameters const rope = model_.rope(layer);
-      return ggml_rope_ext(c, norm(ggml_reshape_3d(c, x, s.dim, heads, tokens), head_norm), positions,
-                           model_.rope_factors(), s.dim, rope.type, s.context, rope.base, rope.scale, 0, 1, 32, 1);
-    };
-    ggml_tensor* const x = hidden_states(c, 0, tokens);
-    ggml_tensor* const h = norm(x, w.attn_norm);
-    ggml_tensor* qkv[] = {rotate(linear(c, w.attn_q, w.attn_q_bias, h), s.heads, w.attn_q_norm),
-                          rotate(linear(c, w.attn_k, w.attn_k_bias, h), s.kv_heads, w.attn_k_norm),
-                          linear(c, w.attn_v, w.attn_v_bias, h)};
-    ggml_tensor* const attended = call.operation(c, qkv);
-    ggml_tensor* const o = linear(c, w.attn_output, w.attn_output_bias, attended);
-    ggml_tensor* const y = ggml_add(c, norm(o, w.post_attention_norm), x);
-    ggml_tensor* const g = norm(y, w.ffn_norm);
-    auto* const gated = model_.gelu() ? &ggml_geglu_split : &ggml_swiglu_split;
-    ggml_tensor* const wide = gated(c, ggml_mul_mat(c, w.ffn_gate, g), ggml_mul_mat(c, w.ffn_up, g));
-    return ggml_cpy(c, ggml_add(c, norm(ggml_mul_mat(c, w.ffn_down, wide), w.post_ffw_norm), y), x);
-  });
-  call.status.or_throw();
+  if (!attention.drops_after(layer)) {
+    compute([&](ggml_context* c) {
+      ggml_tensor* const x = hidden_states(c, 0, tokens);
+      return ggml_cpy(c, feed(c, layer, call.operation(c, project(c, layer, x)), x), x);
+    });
+    call.status.or_throw();
+  } else {
+    // Which rows go on is known when the layer has attended, so what comes after that is a graph of its own.
+    std::vector<float> attended(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(s.heads * s.dim));
+    compute([&](ggml_context* c) {
+      ggml_tensor* const result = call.operation(c, project(c, layer, hidden_states(c, 0, tokens)));
+      result->data = attended.data();
+      return result;
+    });
+    call.status.or_throw();
+    auto const rows = attention.rows_entering(layer + 1);
+    std::vector<float> kept(rows.size() * static_cast<std::size_t>(s.hidden));
+    compute([&](ggml_context* c) {
+      ggml_tensor* const all = ggml_new_tensor_2d(c, GGML_TYPE_F32, s.heads * s.dim, tokens);
+      all->data = attended.data();
+      ggml_tensor* const x = rows_of(c, hidden_states(c, 0, tokens), rows);
+      ggml_tensor* const out = feed(c, layer, rows_of(c, all, rows), x);
+      out->data = kept.data();
+      return out;
+    });
+    replace_rows(std::move(kept), rows);
+  }
   attention.close(layer);
+}
+
+/// Queries, keys and values of a layer from what enters it, rotated.
+engine::projections engine::project(ggml_context* c, int layer, ggml_tensor* x) {
+  block_weights const& w = model_.block(layer);
+  model_shape const& s = shape();
+  std::int64_t const tokens = x->ne[1];
+  ggml_tensor* const positions = ggml_new_tensor_1d(c, GGML_TYPE_I32, tokens);
+  positions->data = positions_.data();
+  auto rotate = [&](ggml_tensor* y, int heads, ggml_tensor* head_norm) {
+    rope_parameters const rope = model_.rope(layer);
+    return ggml_rope_ext(c, norm(c, ggml_reshape_3d(c, y, s.dim, heads, tokens), head_norm), positions,
+                         model_.rope_factors(), s.dim, rope.type, s.context, rope.base, rope.scale, 0, 1, 32, 1);
+  };
+  ggml_tensor* const h = norm(c, x, w.attn_norm);
+  return {rotate(linear(c, w.attn_q, w.attn_q_bias, h), s.heads, w.attn_q_norm),
+          rotate(linear(c, w.attn_k, w.attn_k_bias, h), s.kv_heads, w.attn_k_norm),
+          linear(c, w.attn_v, w.attn_v_bias, h)};
+}
+
+/// What comes out of a layer, row by row, from what attention made of the row and what the row was.
+ggml_tensor* engine::feed(ggml_context* c, int layer, ggml_tensor* attended, ggml_tensor* x) {
+  block_weights const& w = model_.block(layer);
+  ggml_tensor* const o = linear(c, w.attn_output, w.attn_output_bias, attended);
+  ggml_tensor* const y = ggml_add(c, norm(c, o, w.post_attention_norm), x);
+  ggml_tensor* const g = norm(c, y, w.ffn_norm);
+  auto* const gated = model_.gelu() ? &ggml_geglu_split : &ggml_swiglu_split;
+  ggml_tensor* const wide = gated(c, ggml_mul_mat(c, w.ffn_gate, g), ggml_mul_mat(c, w.ffn_up, g));
+  return ggml_add(c, norm(c, ggml_mul_mat(c, w.ffn_down, wide), w.post_ffw_norm), y);
+}
+
+ggml_tensor* engine::norm(ggml_context* c, ggml_tensor* x, ggml_tensor* weight) {
+  return weight == nullptr ? x : ggml_mul(c, ggml_rms_norm(c, x, model_.norm_epsilon()), weight);
 }
 
 std::vector<float> engine::logits(int first, int count) {

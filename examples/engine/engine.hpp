@@ -7,6 +7,7 @@
 #include <ggml-cpu.h>
 #include <purekv/thread_team.hpp>
 
+#include <array>
 #include <functional>
 
 namespace engine {
@@ -21,6 +22,8 @@ struct recorded_prompt {
 /// so that a layer's cache can be evicted, and its memory given back, before the next one starts.
 class engine final : public language_model {
  public:
+  using projections = std::array<ggml_tensor*, 3>;  // q, k, v
+
   engine(gguf_model const& model, int threads);
 
   model_shape const& shape() const override { return model_.shape(); }
@@ -49,8 +52,12 @@ class engine final : public language_model {
   void place(std::size_t tokens, int first_position);
   void embed(std::span<int const> tokens, int first_position);
   void go_on_with(std::span<std::int32_t const> rows);
+  void replace_rows(std::vector<float> hidden, std::span<std::int32_t const> rows);
   void pass(int layer, attention& attention);
   void compute(std::function<ggml_tensor*(ggml_context*)> const& build);
+  projections project(ggml_context* context, int layer, ggml_tensor* x);
+  ggml_tensor* feed(ggml_context* context, int layer, ggml_tensor* attended, ggml_tensor* x);
+  ggml_tensor* norm(ggml_context* context, ggml_tensor* x, ggml_tensor* weight);
   ggml_tensor* hidden_states(ggml_context* context, int first, int count);
 
   gguf_model const& model_;

@@ -18,6 +18,7 @@ struct watched_attention final : attention {
 
   explicit watched_attention(attention& a) : inner(a) {}
   void begin(int prompt_tokens, int new_tokens) override { inner.begin(prompt_tokens, new_tokens); }
+  bool drops_after(int layer) const override { return inner.drops_after(layer); }
   std::span<std::int32_t const> rows_entering(int layer) const override { return inner.rows_entering(layer); }
   void open(int layer, int tokens, std::int32_t const* positions) override {
     entered.emplace_back(positions, positions + tokens);
