@@ -7,6 +7,7 @@
 
 #include <purekv/pattern/sliding_window.hpp>
 #include <purekv/pipeline.hpp>
+#include <purekv/protect/within_window.hpp>
 #include <purekv/take_back.hpp>
 
 #include <algorithm>
@@ -29,6 +30,9 @@ struct layer_schedule {
 
 /// Attention by PureKV over a cache that its pipeline compresses while the prompt passes. Owns the caches: a layer's
 /// memory is taken when the schedule first needs it and given back as soon as it does not.
+///
+/// A layer with a window attends to what that shows, which is cheap, and then forgets what is older: where the schedule
+/// would have it prune first, it evicts after attending.
 template <purekv::Element T, class Compressor> class compressed_attention final : public measured_attention {
  public:
   /// compressors: one, or one for each layer. data: what they carry views of, if they do.
@@ -36,8 +40,8 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
                        std::unique_ptr<estimator_data> data, int threads)
       : model_(model),
         threads_(threads),
-        schedule_(std::move(schedule)),
-        compressors_(std::move(compressors)),
+        schedule_(with_windows(std::move(schedule), model)),
+        compressors_(with_windows(compressors, model)),
         data_(std::move(data)),
         patterns_(windows(model)),
         pipeline_({model.layers, model.heads, model.kv_heads, model.dim}, schedule_.view(), each_or_one(compressors_),
@@ -140,7 +144,8 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
     std::optional<cache_memory<T>> full, kept;
   };
 
-  using pipeline = purekv::pipeline<Compressor, purekv::sliding_window>;
+  using windowed_compressor = decltype(purekv::windowed(std::declval<Compressor const&>(), 0));
+  using pipeline = purekv::pipeline<windowed_compressor, purekv::sliding_window>;
 
   static constexpr purekv::sliding_window everything{std::numeric_limits<std::int32_t>::max()};
 
@@ -148,6 +153,23 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
     std::vector<purekv::sliding_window> result;
     for (int const window : model.windows) result.push_back(window > 0 ? purekv::sliding_window{window} : everything);
     if (result.empty()) result.push_back(everything);
+    return result;
+  }
+
+  static layer_schedule with_windows(layer_schedule schedule, model_shape const& model) {
+    for (std::size_t l = 0; l < model.windows.size(); ++l)
+      if (auto& when = schedule.layers[l].when; model.windows[l] > 0 && when == purekv::evict_when::before_attending)
+        when = purekv::evict_when::after_attending;
+    return schedule;
+  }
+
+  static std::vector<windowed_compressor> with_windows(std::vector<Compressor> const& compressors,
+                                                       model_shape const& model) {
+    std::vector<windowed_compressor> result;
+    auto const patterns = windows(model);
+    for (std::size_t l = 0; l < std::max(compressors.size(), patterns.size()); ++l)
+      result.push_back(purekv::windowed(compressors[std::min(l, compressors.size() - 1)],
+                                        patterns[std::min(l, patterns.size() - 1)].window));
     return result;
   }
 
@@ -183,7 +205,7 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
   model_shape model_;
   int threads_;
   layer_schedule schedule_;
-  std::vector<Compressor> compressors_;           // [layers], or one for all
+  std::vector<windowed_compressor> compressors_;  // [layers], or one for all
   std::unique_ptr<estimator_data> data_;          // may be null
   std::vector<purekv::sliding_window> patterns_;  // [layers], or one for all
   pipeline pipeline_;

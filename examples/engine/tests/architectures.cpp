@@ -222,6 +222,43 @@ TEST_CASE("any part of a model done wrong shows in its logits") {
   }
 }
 
+TEST_CASE("a model whose layers all have windows loses nothing where the budget pays for them") {
+  scratch_directory const scratch;
+  auto const file = scratch / "model.gguf";
+  random_gguf gguf = model_named("gemma3 that names its layers and another base, and caps its logits");
+  gguf.local = {1, 1, 1, 1};
+  gguf.seed = std::random_device{}();
+  CAPTURE(gguf.seed);
+  gguf.write(file);
+  gguf_model const weights(file);
+  engine model(weights, threads);
+  std::vector<int> const tokens = some_tokens(gguf.vocabulary, gguf.seed);
+  auto const run = [&](std::string const& preset) {
+    auto const attention = make_attention(preset, 4, cache_element::float32, model);
+    attention->begin(prompt_tokens, decoded);
+    std::vector<float> logits = model.prefill(std::span(tokens).first(prompt_tokens), *attention);
+    for (int l = 0; preset != "full" && l < model.shape().layers; ++l)
+      for (auto const& kept : attention->kept(l)) {
+        CHECK(static_cast<int>(kept.size()) == gguf.window);
+        CHECK(kept.front() == prompt_tokens - gguf.window);
+      }
+    for (int i = prompt_tokens; i < positions; ++i) {
+      std::vector<float> const row = model.decode(tokens[static_cast<std::size_t>(i)], i, *attention);
+      logits.insert(logits.end(), row.begin(), row.end());
+    }
+    return logits;
+  };
+  std::vector<float> const full = run("full");
+  for (std::string const preset : {"snapkv", "purekv", "purekv_deep"}) {
+    CAPTURE(preset);
+    std::vector<float> const small = run(preset);
+    double worst = 0;
+    for (std::size_t i = 0; i < full.size(); ++i) worst = std::max(worst, std::abs(double{full[i]} - small[i]));
+    MESSAGE(preset, " within windows: ", worst);
+    CHECK(worst <= tolerance(gguf));
+  }
+}
+
 TEST_CASE("compressed, every architecture answers from a smaller cache") {
   scratch_directory const scratch;
   auto const file = scratch / "model.gguf";
