@@ -83,6 +83,10 @@ nlohmann::json chat(engine& model, tokenizer const& words, std::span<int const> 
     throw bad_input("the document has " + std::to_string(p.document.size()) +
                     " tokens; with a question and its answer that is more than the model's context of " +
                     std::to_string(model.shape().context) + "; see --tokens");
+  for (options::row const& row : o.rows()) {
+    check_budget(model, o, row, p);
+    if (o.from_stdin) break;  // the first one answers
+  }
   if (o.from_stdin) return ask_lines(model, words, p, o, in, out);
 
   std::vector<std::vector<std::string>> cells{

@@ -117,6 +117,14 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
     return result;
   }
 
+  int pinned(int tokens) const override {
+    int most = 0;
+    for (std::size_t l = 0; l < schedule_.layers.size(); ++l)
+      if (schedule_.layers[l].when != purekv::evict_when::never)
+        most = std::max(most, count_pinned(compressors_[std::min(l, compressors_.size() - 1)].protect, tokens));
+    return most;
+  }
+
   void take_back(int tokens) override {
     for (auto const& layer : storage_) purekv::take_back(purekv::cpu{}, &tokens, layer.kept).or_throw();
   }

@@ -34,6 +34,8 @@ nlohmann::json fill_table(engine::engine& model, engine::tokenizer const& words,
       [&](int token) { return words.ends(token) || (!hidden && words.text(token) == "\n"); },
       [&](std::string const& text) { return hidden ? std::optional(fact.answered_by(text)) : std::nullopt; }};
 
+  check_context(model, o, prompt);
+  for (engine::options::row const& row : o.rows()) check_budget(model, o, row, prompt);
   std::cout << prompt.tokens() << " tokens. "
             << (hidden ? "Hidden:" + fact.sentence() + "Asked: " + fact.question().substr(2) : "Asked: " + o.question)
             << "\n\n"

@@ -25,6 +25,8 @@ int run(int argc, char** argv) {
   engine::answer_reader const reader{[](int) { return std::string{}; }, [](int) { return false; },
                                      [](std::string const&) { return std::nullopt; }};
 
+  check_context(model, o, prompt);
+  for (engine::options::row const& row : o.rows()) check_budget(model, o, row, prompt);
   std::cout << "Random weights: memory and speed only, the answers mean nothing. " << prompt.tokens() << " tokens, "
             << o.threads << " threads.\n\n"
             << std::flush;

@@ -100,12 +100,28 @@ measurement answer_document(language_model& model, measured_attention& attention
   return result;
 }
 
+void check_context(language_model const& model, options const& o, prompt const& p) {
+  if (p.tokens() + o.new_tokens <= model.shape().context) return;
+  throw bad_input("the prompt has " + std::to_string(p.tokens()) + " tokens, " + std::to_string(p.question.size()) +
+                  " of them the question, and the answer up to " + std::to_string(o.new_tokens) +
+                  "; the model's context holds " + std::to_string(model.shape().context) + "; see --tokens");
+}
+
+void check_budget(language_model const& model, options const& o, options::row const& row, prompt const& p) {
+  auto const attention = make_attention(row.preset, row.compression, o.element, model);
+  bool const before_question = o.agnostic || o.chat || attention->repeats();
+  int const tokens = before_question ? static_cast<int>(p.document.size()) : p.tokens();
+  int const keep = std::max(tokens / row.compression, 1), pinned = attention->pinned(tokens);
+  if (pinned <= keep) return;
+  throw bad_input(row.preset + " at " + std::to_string(row.compression) + "x may keep " + std::to_string(keep) +
+                  " of " + std::to_string(tokens) + " tokens, but " + std::to_string(pinned) +
+                  " are kept in any case; this needs a longer document or at most " + std::to_string(tokens / pinned) +
+                  "x");
+}
+
 std::vector<measurement> measure_rows(language_model& model, options const& o, prompt const& p,
                                       answer_reader const& reader) {
-  if (p.tokens() + o.new_tokens > model.shape().context)
-    throw bad_input("the prompt has " + std::to_string(p.tokens()) + " tokens and the answer up to " +
-                    std::to_string(o.new_tokens) + "; the model's context holds " +
-                    std::to_string(model.shape().context));
+  check_context(model, o, p);
   auto const rows = o.rows();
   std::vector<int> const whole = p.whole();
   std::vector<measurement> results;

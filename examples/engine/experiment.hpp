@@ -56,6 +56,12 @@ int answer_question(language_model& model, measured_attention& attention, int do
 measurement answer_document(language_model& model, measured_attention& attention, prompt const& p, int new_tokens,
                             answer_reader const& reader, std::function<void()> const& prefill);
 
+/// Throws bad_input where a prompt and its answer are more than the model's context.
+void check_context(language_model const& model, options const& o, prompt const& p);
+
+/// Throws bad_input where a row's pinned tokens alone are more than it may keep.
+void check_budget(language_model const& model, options const& o, options::row const& row, prompt const& p);
+
 /// One prompt under every preset and compression of the options, with a progress bar. The document is compressed
 /// without the question where the options say so, or the preset knows no other way.
 std::vector<measurement> measure_rows(language_model& model, options const& o, prompt const& p,

@@ -4,6 +4,7 @@
 #include "attention.hpp"
 #include "language_model.hpp"
 
+#include <purekv/concepts.hpp>
 #include <purekv/view.hpp>
 
 #include <chrono>
@@ -23,6 +24,10 @@ class measured_attention : public attention {
   /// Tokens of the longest such pass; comes before `begin`.
   virtual void expect_repetition(int /*longest_pass*/) {}
   virtual void compress() {}
+
+  /// Of a prompt, or of a document that is compressed without its question: tokens that a head keeps whatever the
+  /// compression.
+  virtual int pinned(int tokens) const = 0;
 
   /// The newest tokens are gone, as if they had never passed.
   virtual void take_back(int tokens) = 0;
@@ -47,6 +52,17 @@ class measured_attention : public attention {
   /// The schedule in words.
   virtual std::string describe(int prompt_tokens, int new_tokens) const = 0;
 };
+
+/// Tokens at 0 .. tokens - 1 that a protect pins.
+template <purekv::Protect P> int count_pinned(P const& protect, int tokens) {
+  int pinned = 0;
+  for (int t = 0; t < tokens; ++t) {
+    bool gone = false;
+    if constexpr (purekv::EvictingProtect<P>) gone = protect.evicted(t, tokens - 1);
+    pinned += !gone && protect.pinned(t, tokens - 1);
+  }
+  return pinned;
+}
 
 /// The queries of a layer as PureKV sees them, with what the model says of their logits.
 inline purekv::query_view<float> queries_of(model_shape const& model, layer_rows const& rows) {

@@ -2,6 +2,7 @@
 #include "options.hpp"
 
 #include "error.hpp"
+#include "report.hpp"
 
 #include <CLI/CLI.hpp>
 
@@ -76,6 +77,7 @@ options parse_options(int argc, char** argv, bool with_text) {
     throw bad_input("--tokens and --threads cannot be negative, --new-tokens not below 1");
   if (o.from_stdin && !o.chat) throw bad_input("--stdin goes with --chat");
   if (!(o.depth >= 0 && o.depth <= 1)) throw bad_input("--depth lies between 0 and 1");
+  if (!o.json.empty()) check_writable(o.json);
   if (o.threads == 0) o.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   return o;
 }

@@ -24,6 +24,7 @@ template <purekv::Element T, class Compressor> class reconstructed_attention fin
   reconstructed_attention(model_shape const& model, Compressor const& compressor, int threads)
       : model_(model),
         threads_(threads),
+        compressor_(compressor),
         driver_({model.layers, model.heads, model.kv_heads, model.dim}, compressor, purekv::dense{}) {
     if (!model.windows.empty()) throw bad_input("kvzip compresses models whose layers all see the whole context");
     driver_.check().or_throw();
@@ -106,6 +107,8 @@ template <purekv::Element T, class Compressor> class reconstructed_attention fin
     watch_.charge_to(compression_time_);
   }
 
+  int pinned(int tokens) const override { return count_pinned(compressor_.protect, tokens); }
+
   void take_back(int tokens) override {
     for (auto const& layer : storage_) purekv::take_back(purekv::cpu{}, &tokens, layer.kept).or_throw();
   }
@@ -143,6 +146,7 @@ template <purekv::Element T, class Compressor> class reconstructed_attention fin
 
   model_shape model_;
   int threads_;
+  Compressor compressor_;
   purekv::reconstructor<Compressor, purekv::dense> driver_;
   cache_meter meter_;
   std::vector<layer_memory> layers_;

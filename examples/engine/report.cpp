@@ -18,6 +18,31 @@ std::size_t width(std::string const& text) {
   return static_cast<std::size_t>(std::ranges::count_if(text, [](char c) { return (c & 0xc0) != 0x80; }));
 }
 
+/// A file beside `target` that is written before it takes its place, and is gone with this. Where the target is there
+/// and no regular file, a terminal or a pipe, it is the target itself.
+struct draft {
+  std::filesystem::path target, path;
+  bool replaces = false;  // a file that is there
+
+  explicit draft(std::filesystem::path const& file) : target(file) {
+    std::error_code ignored;
+    replaces = std::filesystem::exists(file, ignored);
+    if (replaces) target = std::filesystem::canonical(file, ignored);
+    path = target;
+    if (!replaces || std::filesystem::is_regular_file(target, ignored)) path += ".part";
+  }
+  ~draft() {
+    std::error_code ignored;
+    if (path != target) std::filesystem::remove(path, ignored);
+  }
+  draft(draft const&) = delete;
+  draft& operator=(draft const&) = delete;
+};
+
+[[noreturn]] void throw_unwritable(std::filesystem::path const& file) {
+  throw bad_input(file.string() + ": cannot be written");
+}
+
 }  // namespace
 
 std::string markdown(std::vector<std::vector<std::string>> const& rows) {
@@ -96,11 +121,21 @@ nlohmann::json to_json(model_shape const& s) {
           {"vocabulary", s.vocabulary}, {"context", s.context}};
 }
 
+void check_writable(std::filesystem::path const& file) {
+  draft const d(file);
+  auto const opens = [](std::filesystem::path const& p) { return std::ofstream(p, std::ios::app).is_open(); };
+  if (!opens(d.path) || (d.replaces && !opens(d.target))) throw_unwritable(file);
+}
+
 void write_json(std::filesystem::path const& file, nlohmann::json const& data) {
-  std::ofstream out(file);
+  draft const d(file);
+  std::ofstream out(d.path);
   // A token may be half of a UTF-8 character; JSON gets the replacement character for it.
   out << data.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
-  if (!out.flush()) throw bad_input(file.string() + ": cannot be written");
+  out.close();
+  std::error_code failed;
+  if (out && d.path != d.target) std::filesystem::rename(d.path, d.target, failed);
+  if (!out || failed) throw_unwritable(file);
 }
 
 progress_bar::progress_bar(int steps) : steps_(steps), terminal_(isatty(STDERR_FILENO) != 0) {}

@@ -17,7 +17,10 @@ std::string table(std::vector<measurement> const& rows);
 nlohmann::json to_json(measurement const& row);
 nlohmann::json to_json(model_shape const& shape);
 
-/// Throws bad_input if the file cannot be written.
+/// Throws bad_input if the file could not be written; for before the work that it is to hold.
+void check_writable(std::filesystem::path const& file);
+
+/// All of the data or, if it cannot be written, the file as it was; throws bad_input then.
 void write_json(std::filesystem::path const& file, nlohmann::json const& data);
 
 std::string with_decimals(double value, int decimals);

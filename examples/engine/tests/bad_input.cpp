@@ -157,11 +157,59 @@ TEST_CASE("the demo says what is wrong and exits with 2") {
 
   outcome const unknown = run_demo(model + " --presets snapkw --document " + document.string());
   CHECK(unknown.code == 2);
-  CHECK(contains(unknown.text, "unknown preset 'snapkw'"));
+  CHECK(contains(unknown.text, "unknown preset 'snapkw'; known are full, "));
+  CHECK(contains(unknown.text, "purekv_drop"));
+
+  auto const other = scratch / "other.gguf";
+  write_gguf(other, [](gguf_context* m) { gguf_set_val_str(m, "general.architecture", "gpt2"); });
+  outcome const unknown_architecture = run_demo(" --model " + other.string() + " --document " + document.string());
+  CHECK(unknown_architecture.code == 2);
+  CHECK(contains(unknown_architecture.text, "architecture 'gpt2'; this engine runs llama, "));
+
+  outcome const long_question = run_demo(model + " --document " + document.string() + " --ask '" + prose(1000) + "'");
+  CHECK(long_question.code == 2);
+  CHECK(contains(long_question.text, " of them the question"));
+  CHECK(contains(long_question.text, "context holds 8192"));
+  CHECK(long_question.text.size() < 1000);  // not that question again
 
   outcome const no_model = run_demo("--model " + document.string() + " --document " + document.string());
   CHECK(no_model.code == 2);
   CHECK(contains(no_model.text, "is not a GGUF file"));
+}
+
+TEST_CASE("a compression that leaves less than what is pinned is refused with the largest that does not") {
+  scratch_directory const scratch;
+  auto const document = scratch / "document.txt";
+  std::ofstream(document) << prose(10);
+  std::string const demo = " --model " + test_model().string() + " --document " + document.string() + " --tokens 100";
+  for (std::string const how : {"", " --agnostic", " --chat"})
+    for (std::string const preset : {"purekv", "kvzip"}) {
+      CAPTURE(how);
+      CAPTURE(preset);
+      outcome const refused = run_demo(demo + how + " --presets full," + preset + " --compressions 2,50");
+      CAPTURE(refused.text);
+      CHECK(refused.code == 2);
+      CHECK(contains(refused.text, preset + " at 50x may keep "));
+      CHECK(contains(refused.text, "but 20 are kept in any case; this needs a longer document or at most "));
+      CHECK_FALSE(contains(refused.text, "| preset"));
+    }
+}
+
+TEST_CASE("a results file that cannot be written is refused before the work, and none is left half written") {
+  scratch_directory const scratch;
+  auto const document = scratch / "document.txt", json = scratch / "figures.json";
+  std::ofstream(document) << prose(10);
+  std::string const demo = " --model " + test_model().string() + " --document " + document.string();
+  for (std::string const file : {"/nowhere/at/all.json", scratch.path().c_str()}) {
+    outcome const refused = run_demo(demo + " --json " + file);
+    CHECK(refused.code == 2);
+    CHECK(contains(refused.text, file + ": cannot be written"));
+    CHECK_FALSE(contains(refused.text, "tokens"));
+  }
+  std::ofstream(json) << "before";
+  CHECK(run_demo(demo + " --tokens 60 --compressions 50 --json " + json.string()).code == 2);
+  CHECK(contents(json) == "before");
+  CHECK(std::distance(std::filesystem::directory_iterator(scratch.path()), std::filesystem::directory_iterator{}) == 2);
 }
 
 TEST_CASE("the demo answers, and writes what it measured") {
@@ -174,7 +222,7 @@ TEST_CASE("the demo answers, and writes what it measured") {
   CAPTURE(done.text);
   CHECK(done.code == 0);
   CHECK(contains(done.text, "| purekv "));
-  std::string const data{std::istreambuf_iterator<char>(std::ifstream(json).rdbuf()), {}};
+  std::string const data = contents(json);
   CHECK(contains(data, "\"peak_cache_bytes\""));
   CHECK(contains(data, "\"right\": true"));
 }

@@ -2,6 +2,7 @@
 #include "../report.hpp"
 
 #include "../error.hpp"
+#include "support.hpp"
 
 #include <doctest/doctest.h>
 
@@ -39,8 +40,36 @@ TEST_CASE("a row as data holds every figure, and 'right' only where somebody kno
   CHECK_FALSE(unknown.contains("right"));
   m.right = false;
   CHECK(to_json(m)["right"] == false);
+}
 
-  CHECK_THROWS_AS(write_json("/nowhere/at/all.json", unknown), bad_input);
+TEST_CASE("a file of results is there whole or as it was") {
+  scratch_directory const scratch;
+  auto const file = scratch / "results.json", link = scratch / "link.json";
+  auto const files = [&] {
+    return std::distance(std::filesystem::directory_iterator(scratch.path()), std::filesystem::directory_iterator{});
+  };
+  check_writable(file);
+  CHECK(files() == 0);
+  write_json(file, {{"a", 1}});
+  write_json(file, {{"a", 2}});
+  CHECK(nlohmann::json::parse(contents(file)) == nlohmann::json{{"a", 2}});
+  std::filesystem::create_symlink(file, link);
+  check_writable(link);
+  CHECK(nlohmann::json::parse(contents(file)) == nlohmann::json{{"a", 2}});
+  write_json(link, {{"a", 3}});
+  CHECK(std::filesystem::is_symlink(link));
+  CHECK(nlohmann::json::parse(contents(file)) == nlohmann::json{{"a", 3}});
+  CHECK(files() == 2);
+
+  check_writable("/dev/null");
+  write_json("/dev/null", {});
+  CHECK_THROWS_AS(write_json("/dev/full", {}), bad_input);
+  CHECK(std::filesystem::exists("/dev/full"));
+  for (std::filesystem::path const& nowhere : {std::filesystem::path("/nowhere/at/all.json"), scratch.path()}) {
+    CHECK_THROWS_AS(check_writable(nowhere), bad_input);
+    CHECK_THROWS_AS(write_json(nowhere, {}), bad_input);
+  }
+  CHECK(files() == 2);
 }
 
 }  // namespace engine

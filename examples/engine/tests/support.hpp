@@ -5,6 +5,8 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
@@ -27,10 +29,16 @@ class scratch_directory {
   scratch_directory(scratch_directory const&) = delete;
   scratch_directory& operator=(scratch_directory const&) = delete;
   std::filesystem::path operator/(char const* name) const { return path_ / name; }
+  std::filesystem::path const& path() const { return path_; }
 
  private:
   std::filesystem::path path_;
 };
+
+inline std::string contents(std::filesystem::path const& file) {
+  std::ifstream in(file, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
 
 /// English that no model has an opinion on, long enough for the tests.
 inline std::string prose(int sentences) {
