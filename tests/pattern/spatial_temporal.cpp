@@ -3,6 +3,10 @@
 // The header under test comes first.
 #include "support/pattern_checks.hpp"
 
+#include <cmath>
+#include <map>
+#include <utility>
+
 using namespace purekv;
 
 namespace {
@@ -14,62 +18,256 @@ token_layout layout_of(std::vector<segment> const& segments) {
 // What each position is, written out one by one.
 struct place {
   modality kind;
-  int stream, frame, y, x;  // frame: counted over the whole layout
+  int stream, frame, number, y, x;  // frame: counted over the whole layout; number: within its stream
+  int height, width;                // of its frame
+  double middle, dt;                // of its time
 };
 
 std::vector<place> places_of(std::vector<segment> const& segments) {
   std::vector<place> places;
+  std::map<std::pair<modality, int>, int> seen;
   int frame = 0;
   for (segment const& s : segments)
-    for (int t = 0; t < s.frames; ++t, ++frame)
+    for (int t = 0; t < s.frames; ++t, ++frame) {
+      int const number = seen[{s.kind, s.stream}]++;
       for (int y = 0; y < s.height; ++y)
-        for (int x = 0; x < s.width; ++x) places.push_back({s.kind, s.stream, frame, y, x});
+        for (int x = 0; x < s.width; ++x)
+          places.push_back({s.kind, s.stream, frame, number, y, x, s.height, s.width,
+                            double{s.t0} + (t + 0.5) * double{s.dt}, s.dt});
+    }
   return places;
 }
 
-bool expected(place const& q, place const& k, int k_position, int sinks) {
-  auto const moving = [](place const& p) { return p.kind == modality::image || p.kind == modality::video; };
-  if (k_position < sinks || !moving(q) || !moving(k)) return true;
-  if (q.frame == k.frame) return true;
-  return q.kind == k.kind && q.stream == k.stream && q.y == k.y && q.x == k.x;
+// The cells of one axis that are seen from `own`, of `count` there are.
+bool in_window(int own, int other, int count, std::int64_t radius, bool clamped) {
+  if (radius >= 2 * count + own) return true;
+  std::int64_t first = own - radius;
+  if (clamped) {  // of all windows within the frame the one that moved least; all there is if none fits
+    std::int64_t best = -1;
+    for (std::int64_t f = 0; f + 2 * radius < count; ++f)
+      if (best < 0 || std::abs(f - first) < std::abs(best - first)) best = f;
+    first = best < 0 ? 0 : best;
+  }
+  return first <= other && other <= first + 2 * radius;
 }
+
+bool near(spatial_temporal const& p, place const& q, place const& k, int radius) {
+  auto const axis = [&](int a, int b, int size, int unit) {
+    return in_window(a / unit, b / unit, (size + unit - 1) / unit, radius, p.clamped);
+  };
+  return axis(q.y, k.y, k.height, p.cell.height) && axis(q.x, k.x, k.width, p.cell.width);
+}
+
+bool expected(spatial_temporal const& p, place const& q, place const& k, int k_position) {
+  auto const moving = [](place const& a) { return a.kind == modality::image || a.kind == modality::video; };
+  auto const times_meet = [&] { return std::abs(q.middle - k.middle) <= std::max(q.dt, k.dt) / 2 + p.time_reach; };
+  if (k_position < p.sinks) return true;
+  if (!moving(q) || !moving(k)) {
+    bool const audio = q.kind == modality::audio || k.kind == modality::audio;
+    return !(p.audio_by_time && audio && (moving(q) || moving(k))) || times_meet();
+  }
+  if (q.kind != k.kind || q.stream != k.stream)
+    return p.others == other_streams::shown || (p.others == other_streams::same_time && times_meet());
+  if (p.first_frame && k.number == 0) return true;
+  int const d = q.number / p.cell.frames - k.number / p.cell.frames;
+  return (d <= p.spatial_frames && near(p, q, k, p.spatial_radius)) ||
+         (d >= 1 && d <= p.temporal_frames && d % p.temporal_stride == 0 && near(p, q, k, p.temporal_radius));
+}
+
+void check_visible(spatial_temporal const& pattern, std::vector<segment> const& segments) {
+  std::vector<place> const places = places_of(segments);
+  int const n = static_cast<int>(places.size());
+  status const checked = pattern.check(n - 1);
+  REQUIRE_MESSAGE(checked.ok(), checked.message);
+  int wrong = 0;
+  for (int q = 0; q < n; ++q)
+    for (int k = 0; k <= q; ++k)
+      wrong += pattern.visible(0, q, k) != expected(pattern, places[std::size_t(q)], places[std::size_t(k)], k);
+  CHECK(wrong == 0);
+}
+
+// Exact ranges for single queries; for tiles and all other ranges a cover.
+void check_runs(test::random& random, spatial_temporal const& pattern) {
+  int const n = pattern.layout.tokens();
+  test::check_all_ranges(random, pattern, n, n, 10);
+  for (int q = 0; q < n;) {
+    int const end = pattern.tile_end(q);
+    REQUIRE((end > q && end <= n));
+    int const first = random.between(q, end - 1);
+    test::check_ranges(pattern, q, end - 1);
+    test::check_ranges(pattern, first, random.between(first, end - 1));
+    for (test::key_range const& r : test::ranges_of(pattern, first, first)) CHECK(r.full);
+    test::check_ranges(pattern, first, first);
+    q = end;
+  }
+}
+
+struct variant {
+  char const* name;
+  void (*set)(spatial_temporal& p, test::random& random);
+};
+
+// What has been proposed, by its name in docs/policies/spatial_temporal.md, and everything at once.
+variant const variants[] = {
+    {"own frame and same place", [](spatial_temporal&, test::random&) {}},
+    {"own frame in a neighbourhood",
+     [](spatial_temporal& p, test::random& random) { p.spatial_radius = random.between(0, 3); }},
+    {"own and previous frames",
+     [](spatial_temporal& p, test::random& random) { p.spatial_frames = random.between(1, 3); }},
+    {"a neighbourhood of the place",
+     [](spatial_temporal& p, test::random& random) { p.temporal_radius = random.between(1, 2); }},
+    {"a window of frames", [](spatial_temporal& p, test::random& random) { p.temporal_frames = random.between(0, 3); }},
+    {"every n-th frame", [](spatial_temporal& p, test::random& random) { p.temporal_stride = random.between(2, 3); }},
+    {"the first frame as sink", [](spatial_temporal& p, test::random&) { p.first_frame = true; }},
+    {"spatial head", [](spatial_temporal& p, test::random&) { p.temporal_frames = 0; }},
+    {"temporal head", [](spatial_temporal& p, test::random&) { p.spatial_radius = 0; }},
+    {"whole frames of a window, and the first",
+     [](spatial_temporal& p, test::random& random) {
+       p.spatial_frames = random.between(0, 2);
+       p.temporal_frames = 0;
+       p.first_frame = true;
+     }},
+    {"the tile's own places",
+     [](spatial_temporal& p, test::random&) {
+       p.cell = {1, 1, 1 << 30};
+     }},
+    {"windows of tiles",
+     [](spatial_temporal& p, test::random& random) {
+       p.cell = {random.between(1, 3), random.between(1, 3), random.between(1, 3)};
+       p.spatial_radius = p.temporal_radius = random.between(0, 2);
+       p.temporal_frames = random.between(1, 2);
+       p.clamped = true;
+     }},
+    {"other streams", [](spatial_temporal& p, test::random&) { p.others = other_streams::shown; }},
+    {"other streams at the same time",
+     [](spatial_temporal& p, test::random& random) {
+       p.others = other_streams::same_time;
+       p.time_reach = random.between(0, 1) == 0 ? 0.0f : random.uniform(0, 2);
+     }},
+    {"audio by its time",
+     [](spatial_temporal& p, test::random& random) {
+       p.audio_by_time = true;
+       p.time_reach = random.between(0, 1) == 0 ? 0.0f : random.uniform(0, 2);
+     }},
+    {"anything",
+     [](spatial_temporal& p, test::random& random) {
+       auto const some = [&](int most) { return random.between(0, 2) == 0 ? most : random.between(0, 3); };
+       p.spatial_frames = random.between(0, 2);
+       p.spatial_radius = some(spatial_temporal::everything);
+       p.temporal_frames = some(spatial_temporal::everything);
+       p.temporal_radius = some(0);
+       p.temporal_stride = random.between(1, 3);
+       p.first_frame = random.between(0, 1) == 1;
+       p.cell = {random.between(1, 3), random.between(1, 4), random.between(1, 6)};
+       p.clamped = random.between(0, 1) == 1;
+       p.others = static_cast<other_streams>(random.between(0, 2));
+       p.audio_by_time = random.between(0, 1) == 1;
+       p.time_reach = random.uniform(0, 3);
+     }},
+};
 
 }  // namespace
 
-TEST_CASE("spatial_temporal: own frame, same place in earlier frames, text and sinks") {
+TEST_CASE("spatial_temporal: every variant shows what its formula says, and its ranges agree") {
   SEEDED(random);
-  for (int trial = 0; trial < 20; ++trial) {
-    std::vector<segment> const segments = test::random_segments(random, random.between(1, 9));
-    std::vector<place> const places = places_of(segments);
-    int const sinks = random.between(0, 6);
-    spatial_temporal const pattern{layout_of(segments), sinks};
-    int const n = static_cast<int>(places.size());
-    REQUIRE(pattern.check(n - 1).ok());
-    int wrong = 0;
-    for (int q = 0; q < n; ++q)
-      for (int k = 0; k <= q; ++k)
-        wrong += pattern.visible(0, q, k) != expected(places[std::size_t(q)], places[std::size_t(k)], k, sinks);
-    CHECK(wrong == 0);
+  for (variant const& v : variants) {
+    CAPTURE(v.name);
+    for (int trial = 0; trial < 12; ++trial) {
+      std::vector<segment> segments = test::random_segments(random, random.between(1, 9));
+      for (segment& s : segments) {
+        s.t0 = random.uniform(-3, 6);
+        s.dt = random.uniform(0.1f, 2);
+        if (s.kind == modality::audio) s.frames = random.between(1, 6);
+      }
+      for (std::size_t i = 1; i < segments.size(); ++i) segments[i].begin = segments[i - 1].end();
+      spatial_temporal pattern{layout_of(segments), random.between(0, trial % 4 == 0 ? 40 : 6)};
+      v.set(pattern, random);
+      check_visible(pattern, segments);
+      check_runs(random, pattern);
+    }
   }
 }
 
-TEST_CASE("spatial_temporal: ranges agree with visible, for tiles and for any other range") {
+TEST_CASE("spatial_temporal: prompts of every form") {
   SEEDED(random);
-  for (int trial = 0; trial < 60; ++trial) {
-    std::vector<segment> const segments = test::random_segments(random, random.between(1, 9));
-    spatial_temporal const pattern{layout_of(segments), random.between(0, 40)};
-    int const n = pattern.layout.tokens();
-    test::check_all_ranges(random, pattern, n, n, 20);
-    for (int q = 0; q < n;) {
-      int const end = pattern.tile_end(q);
-      REQUIRE((end > q && end <= n));
-      int const first = random.between(q, end - 1);
-      test::check_ranges(pattern, q, end - 1);
-      test::check_ranges(pattern, first, random.between(first, end - 1));
-      test::check_ranges(pattern, first, first);
-      q = end;
+  segment const image{.kind = modality::image, .height = 3, .width = 4};
+  std::vector<segment> const prompts[] = {
+      {segment::video(0, 3, 4, 5)},                                                   // no text at all
+      {segment::video(0, 3, 4, 5), segment::text(0, 6)},                              // begins with video
+      {segment::text(0, 6), segment::video(0, 3, 4, 5)},                              // ends with it
+      {segment::text(0, 6), segment::video(0, 1, 4, 5), segment::text(0, 3)},         // one frame
+      {segment::text(0, 6), segment::video(0, 9, 1, 1), segment::text(0, 3)},         // one patch
+      {segment::video(0, 1, 1, 1)},                                                   // one token
+      {segment::text(0, 9)},                                                          // no video
+      {image, image, segment::text(0, 2), image},                                     // images side by side
+      {segment::video(0, 2, 4, 5), segment::text(0, 1), segment::video(0, 2, 3, 7)},  // its frames change size
+      {segment::text(0, 2), segment::video(0, 4, 1, 9), segment::video(0, 2, 9, 1), image, segment::text(0, 5)},
+  };
+  for (std::vector<segment> segments : prompts)
+    for (variant const& v : variants) {
+      for (std::size_t i = 1; i < segments.size(); ++i) segments[i].begin = segments[i - 1].end();
+      CAPTURE(v.name);
+      CAPTURE(segments.size());
+      spatial_temporal pattern{layout_of(segments), random.between(0, 4)};
+      v.set(pattern, random);
+      check_visible(pattern, segments);
+      check_runs(random, pattern);
     }
-  }
+}
+
+TEST_CASE("spatial_temporal: two videos with text between, and a picture") {
+  // Text 0-3, video 1 at 4-11 (2 frames of 2 x 2), text 12-14, video 2 at 15-22, an image at 23-26, text 27-28.
+  std::vector<segment> segments{segment::text(0, 4),
+                                segment::video(4, 2, 2, 2),
+                                segment::text(12, 3),
+                                segment::video(15, 2, 2, 2),
+                                {.kind = modality::image, .begin = 23, .height = 2, .width = 2},
+                                segment::text(27, 2)};
+  segments[3].stream = 1;
+  spatial_temporal pattern{layout_of(segments), 0};
+  CHECK(pattern.visible(0, 27, 5));   // text sees everything before it
+  CHECK(pattern.visible(0, 15, 13));  // a later video sees earlier text
+  CHECK(pattern.visible(0, 13, 5));
+  CHECK(!pattern.visible(0, 15, 4));  // but not the other video
+  CHECK(!pattern.visible(0, 23, 15));
+  CHECK(pattern.visible(0, 19, 15));
+  pattern.others = other_streams::same_time;
+  CHECK(pattern.visible(0, 15, 6));    // frame 0 of both
+  CHECK(!pattern.visible(0, 15, 10));  // frame 1
+  CHECK(pattern.visible(0, 23, 15));
+  pattern.others = other_streams::shown;
+  CHECK(pattern.visible(0, 15, 10));
+  segments[3].stream = 0;  // one video, interrupted: frames 0 to 3
+  pattern.others = other_streams::hidden;
+  CHECK(pattern.visible(0, 15, 4));
+  CHECK(!pattern.visible(0, 15, 5));
+  pattern.temporal_frames = 2;
+  CHECK(!pattern.visible(0, 19, 4));
+  CHECK(pattern.visible(0, 19, 8));
+}
+
+TEST_CASE("spatial_temporal: audio beside the frames of its time") {
+  // Four frames of 2 x 1 at two per second; 25 audio tokens a second, of which 50 belong to them.
+  std::vector<segment> segments{segment::text(0, 3),
+                                segment::video(3, 4, 2, 1),
+                                {.kind = modality::audio, .begin = 11, .frames = 50},
+                                segment::text(61, 1)};
+  segments[1].dt = 0.5f;
+  segments[2].dt = 0.04f;
+  spatial_temporal pattern{layout_of(segments), 0};
+  CHECK(pattern.visible(0, 60, 3));
+  pattern.audio_by_time = true;
+  REQUIRE(pattern.check(61).ok());
+  for (int token = 0; token < 50; ++token)
+    for (int frame = 0; frame < 4; ++frame)
+      for (int y = 0; y < 2; ++y) CHECK(pattern.visible(0, 11 + token, 3 + 2 * frame + y) == (token * 2 / 25 == frame));
+  CHECK(pattern.visible(0, 60, 11));  // audio sees earlier audio and text, and text sees all
+  CHECK(pattern.visible(0, 60, 1));
+  CHECK(pattern.visible(0, 61, 3));
+  pattern.time_reach = 0.25f;
+  CHECK(pattern.visible(0, 11 + 10, 5));
+  CHECK(!pattern.visible(0, 11 + 10, 7));
+  CHECK(pattern.tile_end(11) == 61);
 }
 
 TEST_CASE("spatial_temporal: VideoLLaMA2's layout costs what the formula says") {
@@ -106,13 +304,18 @@ TEST_CASE("spatial_temporal: VideoLLaMA2's layout costs what the formula says") 
 
 TEST_CASE("spatial_temporal: tiles end with the frame or the segment") {
   std::vector<segment> const segments{segment::text(0, 7), segment::video(7, 3, 2, 4), segment::text(31, 5)};
-  spatial_temporal const pattern{layout_of(segments)};
+  spatial_temporal pattern{layout_of(segments)};
   CHECK(pattern.tile_end(0) == 7);
   CHECK(pattern.tile_end(7) == 15);
   CHECK(pattern.tile_end(14) == 15);
   CHECK(pattern.tile_end(15) == 23);
   CHECK(pattern.tile_end(30) == 31);
   CHECK(pattern.tile_end(31) == 36);
+  pattern.cell = {1, 1, 4};  // a row of the frame
+  CHECK(pattern.tile_end(7) == 11);
+  CHECK(pattern.tile_end(13) == 15);
+  pattern.cell = {1, 3, 3};
+  CHECK(pattern.tile_end(7) == 15);
 }
 
 TEST_CASE("spatial_temporal: layouts that do not cover the positions, or make no sense, are refused") {
@@ -126,6 +329,36 @@ TEST_CASE("spatial_temporal: layouts that do not cover the positions, or make no
   pattern.sinks = -1;
   CHECK(pattern.check(30).code == errc::bad_policy);
   pattern.sinks = 0;
+  auto const refused = [&](auto const& spoil) {
+    spatial_temporal bad = pattern;
+    spoil(bad);
+    return bad.check(30).code;
+  };
+  CHECK(refused([](auto&) {}) == errc::ok);
+  CHECK(refused([](auto& p) { p.spatial_frames = -1; }) == errc::bad_policy);
+  CHECK(refused([](auto& p) { p.temporal_frames = -1; }) == errc::bad_policy);
+  CHECK(refused([](auto& p) { p.spatial_radius = -1; }) == errc::bad_policy);
+  CHECK(refused([](auto& p) { p.temporal_radius = -1; }) == errc::bad_policy);
+  CHECK(refused([](auto& p) { p.temporal_stride = 0; }) == errc::bad_policy);
+  CHECK(refused([](auto& p) { p.cell.frames = 0; }) == errc::bad_policy);
+  CHECK(refused([](auto& p) { p.cell.height = 0; }) == errc::bad_policy);
+  CHECK(refused([](auto& p) { p.cell.width = -2; }) == errc::bad_policy);
+  CHECK(refused([](auto& p) { p.others = static_cast<other_streams>(3); }) == errc::bad_policy);
+  for (float bad : {-1.0f, std::nanf(""), HUGE_VALF})
+    CHECK(refused([&](auto& p) { p.time_reach = bad; }) == errc::bad_policy);
+  // Times matter only to those who read them.
+  for (float bad : {0.0f, -1.0f, std::nanf(""), HUGE_VALF}) {
+    segments[1].dt = bad;
+    CHECK(pattern.check(30).ok());
+    CHECK(refused([](auto& p) { p.audio_by_time = true; }) == errc::bad_shape);
+    CHECK(refused([](auto& p) { p.others = other_streams::same_time; }) == errc::bad_shape);
+  }
+  segments[1].dt = 1;
+  segments[1].t0 = HUGE_VALF;
+  CHECK(refused([](auto& p) { p.audio_by_time = true; }) == errc::bad_shape);
+  segments[1].t0 = 0;
+  segments[0].dt = 0;  // text has none
+  CHECK(refused([](auto& p) { p.audio_by_time = true; }) == errc::ok);
   segments[1].begin = 8;
   CHECK(pattern.check(30).code == errc::bad_shape);
   segments[1].begin = 7;

@@ -5,103 +5,274 @@
 #include <purekv/detail/merged_runs.hpp>
 #include <purekv/layout.hpp>
 
+namespace purekv::inline v0_1 {
+
+/// Which frames of other streams, that is of other videos and other series of images, a token of a frame sees: none,
+/// those of its own time, or all.
+enum class other_streams : std::int32_t { hidden, same_time, shown };
+
+/// What spatial_temporal counts distances in: so many frames of so many rows and columns of places.
+struct place_cell {
+  std::int32_t frames = 1, height = 1, width = 1;
+};
+
+}  // namespace purekv::inline v0_1
+
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 
-/// ST-SpAttn (PureKV, arXiv 2510.25600) in its base form. With q at (segment, t, y, x) and k at (segment', t', y', x'):
+/// ST-SpAttn (PureKV, arXiv 2510.25600). With q at (t, y, x) and k at (t', y', x') of frames of the same stream,
+/// d = t - t' counted in frames of the stream, and near(r): |y - y'| <= r and |x - x'| <= r:
 ///
 ///   visible(q, k) = k < sinks  or  k is text or audio  or  q is text or audio
-///                   or  same segment and t' = t                          (spatial: its own frame)
-///                   or  same kind and stream, an earlier frame, (y', x') = (y, x)   (temporal: the same place)
+///                   or  0 <= d <= spatial_frames and near(spatial_radius)                              (spatial)
+///                   or  1 <= d <= temporal_frames, temporal_stride divides d, near(temporal_radius)    (temporal)
+///                   or  t' = 0 and first_frame
 ///
-/// An image is a video of one frame, so images of one stream see each other's places. A stream may go on over several
-/// segments, with text between its frames and in frames of another size. Audio is treated as text: it sees everything
-/// before it and is seen by all. The paper publishes no mask; this is the reading with the fewest assumptions.
-/// layout must cover every position (check says so); positions beyond it count as text.
+/// As it stands: its own frame whole, and the same place of every earlier frame. The paper publishes no mask; this is
+/// the reading with the fewest assumptions, and the parameters are the others (docs/policies/spatial_temporal.md).
+///
+/// A stream is a kind (image or video) and a `segment::stream`. It may go on over several segments, with text between
+/// its frames and in frames of another size, whose places are told apart by coordinates. An image is a video of one
+/// frame. Audio is text, unless audio_by_time. layout must cover every position (check says so); positions beyond it
+/// count as text.
 struct spatial_temporal {
+  static constexpr std::int32_t everything = INT32_MAX;
+
   token_layout layout;
   std::int32_t sinks = 4;
 
-  static constexpr std::int32_t tile_rows = 64;
+  std::int32_t spatial_frames = 0;
+  std::int32_t spatial_radius = everything;   // 0 and temporal parameters as they are: a temporal head
+  std::int32_t temporal_frames = everything;  // 0: a spatial head
+  std::int32_t temporal_radius = 0;
+  std::int32_t temporal_stride = 1;
+  bool first_frame = false;
+
+  place_cell cell{};     // d, y and x are divided by it and rounded down before they are compared
+  bool clamped = false;  // at the border of a frame the window near(r) moves inwards and keeps its size
+
+  other_streams others = other_streams::hidden;
+  bool audio_by_time = false;  // tokens of audio and of frames see each other only where their times meet
+  float time_reach = 0;        // Times meet if the middle of the shorter token, |dt| seconds from its t0 + t * dt on,
+                               // lies within the longer one or at most so many seconds beside it.
 
   PUREKV_HD bool visible(std::int32_t, std::int32_t q, std::int32_t k) const {
-    if (k < sinks || !has_frames(q) || !has_frames(k)) return true;
+    if (k < sinks || !layout.covers(q) || !layout.covers(k)) return true;
     coordinates const a = layout.at(q), b = layout.at(k);
-    if (a.segment == b.segment && a.t == b.t) return true;
-    bool const earlier = b.segment < a.segment || (b.segment == a.segment && b.t < a.t);
-    return earlier && same_stream(a.segment, b.segment) && a.y == b.y && a.x == b.x;
+    segment const &of_q = layout.segments[a.segment], &of_k = layout.segments[b.segment];
+    switch (relation_of(of_q, of_k)) {
+      case relation::shown:
+        return true;
+      case relation::hidden:
+        return false;
+      case relation::by_time:
+        return steps_near(of_q, a.t, of_k).has(b.t);
+      case relation::by_place:
+        break;
+    }
+    std::int32_t const radius = radius_of(frame_number(a.segment, a.t), frame_number(b.segment, b.t));
+    return window(a.y, cell.height, of_k.height, radius).has(b.y) &&
+           window(a.x, cell.width, of_k.width, radius).has(b.x);
   }
 
-  /// Costs O(segments + frames) for queries of one frame, the case that tile_end asks for.
+  /// Costs O(segments + frames) for queries of one piece, the case that tile_end asks for, times the rows of a frame
+  /// that their windows touch.
   template <class F> PUREKV_HD void runs(std::int32_t q_first, std::int32_t q_last, F const& emit) const {
     detail::merged_runs<F> out(emit);
-    bool const one_tile = q_last < tile_end(q_first);
-    if (one_tile && has_frames(q_first))
-      frame_runs(q_first, q_last, out);
+    bool const one_piece = q_last < tile_end(q_first);
+    if (one_piece && layout.covers(q_first))
+      piece_runs(q_first, q_last, out);
     else
-      out.add(0, q_last, one_tile);
+      out.add(0, q_last, one_piece);
     out.flush();
   }
 
-  /// Queries of one tile belong to one frame, or to one stretch of text or audio.
+  /// Queries of one tile belong to one frame, to one stretch of text, or to one segment of audio that has its time; and
+  /// to one row of cells where these are as wide as the frame.
   PUREKV_HD std::int32_t tile_end(std::int32_t q) const {
     if (!layout.covers(q)) return INT32_MAX;
     coordinates const at = layout.at(q);
     segment const& s = layout.segments[at.segment];
-    return s.has_frames() ? s.begin + (at.t + 1) * s.frame_tokens() : s.end();
+    if (s.has_frames()) {
+      std::int32_t const frame = s.begin + at.t * s.frame_tokens();
+      bool const rows = cell.width >= s.width && (cell.height > 1 || s.width > 1);
+      std::int32_t const left = s.height - at.y + at.y % cell.height;
+      return rows && left > cell.height ? frame + (at.y / cell.height + 1) * cell.height * s.width
+                                        : frame + s.frame_tokens();
+    }
+    std::int32_t next = at.segment + 1;
+    if (!has_time(s))
+      while (next < layout.count && !layout.segments[next].has_frames() && !has_time(layout.segments[next])) ++next;
+    return layout.segments[next - 1].end();
   }
 
   PUREKV_HD status check(std::int32_t last) const {
     if (status const s = validate(layout); !s.ok()) return s;
     if (sinks < 0) return {errc::bad_policy, "spatial_temporal: the number of sinks is negative"};
+    if (spatial_frames < 0 || temporal_frames < 0)
+      return {errc::bad_policy, "spatial_temporal: spatial_frames or temporal_frames is negative"};
+    if (spatial_radius < 0 || temporal_radius < 0)
+      return {errc::bad_policy, "spatial_temporal: spatial_radius or temporal_radius is negative"};
+    if (temporal_stride < 1) return {errc::bad_policy, "spatial_temporal: temporal_stride must be at least 1"};
+    if (cell.frames < 1 || cell.height < 1 || cell.width < 1)
+      return {errc::bad_policy, "spatial_temporal: a cell has no frames, height or width"};
+    if (others != other_streams::hidden && others != other_streams::same_time && others != other_streams::shown)
+      return {errc::bad_policy, "spatial_temporal: others is neither hidden, same_time nor shown"};
+    if (!(time_reach >= 0 && time_reach < __builtin_huge_valf()))
+      return {errc::bad_policy, "spatial_temporal: time_reach must be finite and at least 0"};
+    if (audio_by_time || others == other_streams::same_time)
+      for (std::int32_t i = 0; i < layout.count; ++i) {
+        segment const& s = layout.segments[i];
+        if (s.kind != modality::text && !(s.dt > 0 && s.dt < __builtin_huge_valf() && s.t0 - s.t0 == 0))
+          return {errc::bad_shape, "spatial_temporal: a segment's t0 is not finite, or its dt not finite and above 0"};
+      }
     if (last >= layout.tokens())
       return {errc::bad_positions, "spatial_temporal: the layout does not cover every position"};
     return {};
   }
 
  private:
-  PUREKV_HD bool has_frames(std::int32_t position) const {
-    return layout.covers(position) && layout.segments[layout.segment_of(position)].has_frames();
-  }
-  PUREKV_HD bool same_stream(std::int32_t a, std::int32_t b) const {
-    return layout.segments[a].kind == layout.segments[b].kind && layout.segments[a].stream == layout.segments[b].stream;
+  struct stretch {
+    std::int32_t begin, end;
+    PUREKV_HD bool has(std::int32_t i) const { return begin <= i && i < end; }
+  };
+
+  enum class relation { shown, hidden, by_time, by_place };
+
+  PUREKV_HD bool has_time(segment const& s) const { return audio_by_time && s.kind == modality::audio; }
+
+  /// What decides whether a token of one segment sees one of another.
+  PUREKV_HD relation relation_of(segment const& of_q, segment const& of_k) const {
+    if (!of_q.has_frames() || !of_k.has_frames()) {
+      bool const with_frames = of_q.has_frames() || of_k.has_frames();
+      return with_frames && (has_time(of_q) || has_time(of_k)) ? relation::by_time : relation::shown;
+    }
+    if (of_q.kind == of_k.kind && of_q.stream == of_k.stream) return relation::by_place;
+    if (others == other_streams::same_time) return relation::by_time;
+    return others == other_streams::shown ? relation::shown : relation::hidden;
   }
 
-  template <class Runs> PUREKV_HD void frame_runs(std::int32_t q_first, std::int32_t q_last, Runs& out) const {
+  /// Which frame of its stream it is.
+  PUREKV_HD std::int32_t frame_number(std::int32_t index, std::int32_t t) const {
+    segment const& own = layout.segments[index];
+    for (std::int32_t i = 0; i < index; ++i) {
+      segment const& s = layout.segments[i];
+      if (s.kind == own.kind && s.stream == own.stream) t += s.frames;
+    }
+    return t;
+  }
+
+  /// How far from its place a token of frame q_frame sees in k_frame of its stream, in cells; -1: it sees nothing.
+  PUREKV_HD std::int32_t radius_of(std::int32_t q_frame, std::int32_t k_frame) const {
+    if (first_frame && k_frame == 0) return everything;
+    std::int32_t const d = q_frame / cell.frames - k_frame / cell.frames;
+    std::int32_t radius = 0 <= d && d <= spatial_frames ? spatial_radius : -1;
+    if (1 <= d && d <= temporal_frames && d % temporal_stride == 0 && temporal_radius > radius)
+      radius = temporal_radius;
+    return radius;
+  }
+
+  /// The rows, or columns, near one in a frame of `size`: none (begin >= end) if the radius is negative or the frame
+  /// too small.
+  PUREKV_HD stretch window(std::int32_t at, std::int32_t unit, std::int32_t size, std::int32_t radius) const {
+    if (radius < 0) return {0, 0};
+    if (radius >= size && radius >= at) return {0, size};
+    std::int64_t const last_cell = (size - 1) / unit, own = at / unit, wide = 2 * std::int64_t{radius};
+    std::int64_t first = own - radius;
+    if (clamped && first > last_cell - wide) first = last_cell - wide;
+    if (clamped && first < 0) first = 0;
+    std::int64_t last = first + wide;
+    if (first < 0) first = 0;
+    if (last > last_cell) last = last_cell;
+    std::int64_t const end = (last + 1) * unit;
+    return {static_cast<std::int32_t>(first * unit < size ? first * unit : size),
+            static_cast<std::int32_t>(end < size ? end : size)};
+  }
+
+  PUREKV_HD static double middle_of(segment const& s, std::int32_t t) { return s.t0 + (t + 0.5) * s.dt; }
+
+  /// The frames of s, or steps of an audio segment, whose time meets that of step t of `own`.
+  PUREKV_HD stretch steps_near(segment const& own, std::int32_t t, segment const& s) const {
+    double const middle = middle_of(own, t), slack = 0.5 * (own.dt > s.dt ? own.dt : s.dt) + time_reach;
+    auto const count_until = [&](auto const& before) {
+      std::int32_t low = 0, high = s.frames;
+      while (low < high) {
+        std::int32_t const center = low + (high - low) / 2;
+        if (before(middle_of(s, center)))
+          low = center + 1;
+        else
+          high = center;
+      }
+      return low;
+    };
+    return {count_until([&](double m) { return m < middle - slack; }),
+            count_until([&](double m) { return m <= middle + slack; })};
+  }
+
+  template <class Runs> PUREKV_HD void piece_runs(std::int32_t q_first, std::int32_t q_last, Runs& out) const {
     coordinates const first = layout.at(q_first), last = layout.at(q_last);
+    segment const& own = layout.segments[first.segment];
     std::int32_t const end_of_sinks = sinks <= q_last ? sinks : q_last + 1;
-    auto add = [&](std::int32_t begin, std::int32_t end, bool full) {
+    auto const add = [&](std::int32_t begin, std::int32_t end, bool full) {
       out.add(begin > end_of_sinks ? begin : end_of_sinks, (end <= q_last ? end : q_last + 1) - 1, full);
     };
+    if (!own.has_frames() && !has_time(own)) return out.add(0, q_last, true);
     out.add(0, end_of_sinks - 1, true);
+    std::int32_t const q_frame = own.has_frames() ? frame_number(first.segment, first.t) : 0;
+    std::int32_t k_frame = 0;
     for (std::int32_t i = 0; i <= first.segment; ++i) {
       segment const& s = layout.segments[i];
-      if (!s.has_frames()) {
-        add(s.begin, s.end(), true);
-        continue;
+      switch (relation_of(own, s)) {
+        case relation::shown:
+          add(s.begin, s.end(), true);
+          break;
+        case relation::hidden:
+          break;
+        case relation::by_time:
+          time_runs(own, first.t, last.t, s, add);
+          break;
+        case relation::by_place:
+          for (std::int32_t t = 0; t < s.frames && k_frame <= q_frame; ++t, ++k_frame)
+            place_runs(own, first, last, s, s.begin + t * s.frame_tokens(), radius_of(q_frame, k_frame), add);
       }
-      if (!same_stream(first.segment, i)) continue;
-      std::int32_t const earlier = i < first.segment ? s.frames : first.t;
-      stretch const places = places_in(s, first, last);
-      for (std::int32_t t = 0; t < earlier && places.begin < places.end; ++t) {
-        std::int32_t const frame = s.begin + t * s.frame_tokens();
-        add(frame + places.begin, frame + places.end, q_first == q_last);
-      }
-      if (i == first.segment) add(s.begin + first.t * s.frame_tokens(), q_last + 1, true);
     }
   }
 
-  struct stretch {
-    std::int32_t begin, end;
-  };
+  /// The steps of s that queries of steps t_first .. t_last see: some of the queries, and then all of them.
+  template <class Add>
+  PUREKV_HD void time_runs(segment const& own, std::int32_t t_first, std::int32_t t_last, segment const& s,
+                           Add const& add) const {
+    stretch const of_first = steps_near(own, t_first, s), of_last = steps_near(own, t_last, s);
+    auto const at = [&](std::int32_t t) { return s.begin + t * s.frame_tokens(); };
+    if (of_last.begin >= of_first.end) return add(at(of_first.begin), at(of_last.end), false);
+    add(at(of_first.begin), at(of_last.begin), false);
+    add(at(of_last.begin), at(of_first.end), true);
+    add(at(of_first.end), at(of_last.end), false);
+  }
 
-  /// The shortest stretch of a frame of s that holds all places of the frame rows between two coordinates.
-  PUREKV_HD static stretch places_in(segment const& s, coordinates const& first, coordinates const& last) {
-    if (first.y >= s.height) return {0, 0};
+  /// What queries at the places `first` .. `last` of a frame of `own` see in the frame of s that begins at `frame`.
+  template <class Add>
+  PUREKV_HD void place_runs(segment const& own, coordinates const& first, coordinates const& last, segment const& s,
+                            std::int32_t frame, std::int32_t radius, Add const& add) const {
+    auto const rows_near = [&](std::int32_t y) { return window(y, cell.height, s.height, radius); };
+    auto const columns_near = [&](std::int32_t x) { return window(x, cell.width, s.width, radius); };
     bool const one_row = first.y == last.y;
-    std::int32_t const begin = first.y * s.width + (first.x < s.width ? first.x : s.width);
-    if (last.y >= s.height) return {begin, s.frame_tokens()};
-    std::int32_t const end = last.y * s.width + (last.x < s.width ? last.x + 1 : s.width);
-    return one_row && begin >= end ? stretch{0, 0} : stretch{begin, end};
+    std::int32_t const leftmost = one_row ? first.x : 0, rightmost = one_row ? last.x : own.width - 1;
+    stretch const all_rows{rows_near(last.y).begin, rows_near(first.y).end};
+    stretch const all_columns{columns_near(rightmost).begin, columns_near(leftmost).end};
+    if (all_rows.begin == 0 && all_rows.end == s.height && all_columns.begin == 0 && all_columns.end == s.width)
+      return add(frame, frame + s.frame_tokens(), true);
+    std::int32_t above = first.y, below = first.y;  // the query rows that see row y: none between is left out
+    for (std::int32_t y = rows_near(first.y).begin, end = rows_near(last.y).end; y < end; ++y) {
+      while (above < last.y && rows_near(above).end <= y) ++above;
+      while (below < last.y && rows_near(below + 1).begin <= y) ++below;
+      std::int32_t const left = above < below || above > first.y ? 0 : first.x;
+      std::int32_t const right = above < below || below < last.y ? own.width - 1 : last.x;
+      stretch const columns{columns_near(left).begin, columns_near(right).end};
+      bool const full = all_rows.has(y) && all_columns.begin <= columns.begin && columns.end <= all_columns.end;
+      if (columns.begin < columns.end)
+        add(frame + y * s.width + columns.begin, frame + y * s.width + columns.end, full);
+    }
   }
 };
 
