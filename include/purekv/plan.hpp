@@ -36,25 +36,36 @@ status plan(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cache,
   return {};
 }
 
-/// (query head, key) pairs that attention with this plan of `pattern` computes. Partly visible runs count whole.
+/// (query head, key) pairs that a kernel of this grain computes for a plan of `pattern`, what it throws away included:
+///
+///   sum over KV heads, tiles and blocks of grain.rows rows of grain.rows * (keys up to the last that its last row
+///   sees, every full run of them, and all partly visible runs together, rounded up to grain.keys)
+///
+/// As it stands, that of this library on the CPU. With {1, 1}, what the plan lists: every row as far as causality.
 template <Pattern P, class TQ, Cache C>
-double planned_pairs(P const& pattern, tile_plan const& plan, query_view<TQ> const& q, C const& cache) {
+double executed_pairs(P const& pattern, tile_plan const& plan, query_view<TQ> const& q, C const& cache,
+                      tile_grain const& grain = {detail::block_lanes, 1}) {
   double pairs = 0;
   std::int32_t const group = q.rows.heads / cache.kv_heads;
-  for (std::int32_t h = 0; h < cache.kv_heads; ++h)
+  auto const rounded = [&](std::int64_t keys) { return (keys + grain.keys - 1) / grain.keys * grain.keys; };
+  for (std::int32_t h = 0; h < (plan.per_kv_head ? cache.kv_heads : 1); ++h)
     for (std::int32_t t = 0; t < plan.tiles_per_head; ++t) {
       query_tile const& tile = plan.tile(h, t);
-      for (std::int32_t i = 0; i < tile.count; ++i) {
-        std::int32_t const seen = detail::tokens_until(
-            cache, tile.sequence, h, detail::last_visible(pattern, q.batch.positions[tile.first + i]));
+      std::int32_t seen = 0;
+      for (std::int32_t row = 0, rows = tile.count * group; row < rows; row += grain.rows) {
+        std::int32_t const last = tile.first + (detail::smaller(row + grain.rows, rows) - 1) / group;
+        seen =
+            detail::tokens_until(cache, tile.sequence, h, detail::last_visible(pattern, q.batch.positions[last]), seen);
+        std::int64_t full = 0, partial = 0;
         for (std::int32_t r = 0; r < tile.runs; ++r) {
           key_run const& run = plan.runs[tile.runs_begin + r];
-          std::int32_t const keys = detail::smaller(seen - run.begin, run.count);
-          if (keys > 0) pairs += static_cast<double>(keys) * group;
+          std::int32_t const keys = detail::larger(0, detail::smaller(seen - run.begin, run.count));
+          (run.full != 0 ? full : partial) += run.full != 0 ? rounded(keys) : keys;
         }
+        pairs += static_cast<double>(grain.rows) * static_cast<double>(full + rounded(partial));
       }
     }
-  return pairs;
+  return plan.per_kv_head ? pairs : pairs * cache.kv_heads;
 }
 
 /// (query head, key) pairs that causality alone allows: what a dense pattern computes.
@@ -66,6 +77,14 @@ template <class TQ, Cache C> double causal_pairs(query_view<TQ> const& q, C cons
       for (std::int32_t i = q.begin(s); i < q.end(s); ++i)
         pairs += static_cast<double>(detail::tokens_until(cache, s, h, q.batch.positions[i])) * group;
   return pairs;
+}
+
+/// What attention with this plan computes on the CPU as a share of what causality alone allows. A dense pattern
+/// executes slightly more than 1.
+template <Pattern P, class TQ, Cache C>
+double executed_density(P const& pattern, tile_plan const& plan, query_view<TQ> const& q, C const& cache) {
+  double const all = causal_pairs(q, cache);
+  return all > 0 ? executed_pairs(pattern, plan, q, cache) / all : 0;
 }
 
 }  // namespace purekv::inline v0_1::inline PUREKV_ISA

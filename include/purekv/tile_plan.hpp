@@ -24,6 +24,12 @@ struct query_tile {
   std::int64_t runs_begin, masks_begin;
 };
 
+/// What a kernel rounds a tile up to: blocks of `rows` rows (query x head of the group), all of whose rows meet the
+/// keys of the last one, and a multiple of `keys` keys.
+struct tile_grain {
+  std::int32_t rows = 1, keys = 1;
+};
+
 /// What attention with a pattern computes; made by `plan`, lies in the caller's memory.
 struct tile_plan {
   query_tile const* tiles = nullptr;  // [per_kv_head ? kv_heads : 1, tiles_per_head], by sequence and query

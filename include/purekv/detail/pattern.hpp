@@ -12,11 +12,18 @@ namespace detail {
 /// them, small enough that the rows stay in L2 (bench/attend.cpp: 64 rows lose a tenth, 512 win nothing).
 inline constexpr std::int32_t dense_tile_rows = 256;
 
+/// 0: the planner chooses.
 template <Pattern P> constexpr std::int32_t tile_rows() {
   if constexpr (requires { P::tile_rows; })
     return P::tile_rows;
   else
-    return dense_tile_rows;
+    return 0;
+}
+
+template <Pattern P> constexpr bool has_runs() {
+  return requires(P const& p) {
+    p.runs(std::int32_t{}, std::int32_t{}, [](std::int32_t, std::int32_t, bool) {});
+  };
 }
 
 template <Pattern P> constexpr bool is_per_head() {

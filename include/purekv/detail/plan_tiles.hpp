@@ -6,6 +6,7 @@
 #include <purekv/detail/carve.hpp>
 #include <purekv/detail/pattern.hpp>
 #include <purekv/detail/positions.hpp>
+#include <purekv/detail/query_tiles.hpp>
 #include <purekv/taps.hpp>
 #include <purekv/tile_plan.hpp>
 
@@ -14,26 +15,6 @@ namespace detail {
 
 template <Pattern P, Cache C> bool needs_plan_per_head(P const&, C const& cache) {
   return cache.kv_heads > 1 && (is_per_head<P>() || !same_positions(cache));
-}
-
-/// Calls f(sequence, first, count) for the tiles of every sequence's queries in `range`.
-template <Pattern P, class TQ, class F>
-void for_each_tile(P const& pattern, query_view<TQ> const& q, std::int32_t kv_heads, query_range const& range,
-                   F const& f) {
-  std::int32_t const most = larger(1, tile_rows<P>() / (q.rows.heads / kv_heads));
-  for (std::int32_t s = 0; s < q.batch.sequences; ++s)
-    for (std::int32_t first = q.begin(s) + range.first(q.count(s)), end = q.begin(s) + range.last(q.count(s));
-         first < end;) {
-      std::int32_t last = end - first > most ? first + most : end;
-      if constexpr (requires { pattern.tile_end(std::int32_t{}); }) {
-        std::int32_t const cut = pattern.tile_end(q.batch.positions[first]);
-        std::int32_t next = first + 1;
-        while (next < last && q.batch.positions[next] < cut) ++next;
-        last = next;
-      }
-      f(s, first, last - first);
-      first = last;
-    }
 }
 
 /// One tile as seen from one KV head.
@@ -52,17 +33,10 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
 
   /// Calls f(begin, end, full) for ranges of cached tokens.
   template <class F> void for_each_range(F const& f) const {
-    std::int32_t const last = last_key(count - 1);
-    if constexpr (has_runs) {
-      std::int32_t from = 0;
-      pattern.runs(position(0), position(count - 1), [&](std::int32_t k_first, std::int32_t k_last, bool full) {
-        if (k_first > last || k_last < k_first) return;
-        std::int32_t const begin = tokens_before(cache, sequence, kv_head, k_first, from);
-        from = tokens_until(cache, sequence, kv_head, smaller(k_last, last), begin);
-        if (begin < from) f(begin, from, full);
-      });
+    if constexpr (has_runs<P>()) {
+      for_each_run(0, count - 1, f);
     } else {
-      std::int32_t const end = tokens_until(cache, sequence, kv_head, last);
+      std::int32_t const end = tokens_until(cache, sequence, kv_head, last_key(count - 1));
       std::int32_t const step = granule * larger(1, (end + granule * most_runs - 1) / (granule * most_runs));
       for (std::int32_t begin = 0; begin < end; begin += step) {
         std::int32_t const stop = smaller(step, end - begin) + begin;
@@ -72,11 +46,20 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
     }
   }
 
+  /// The same for some of its queries, of a pattern that has `runs`.
+  template <class F> void for_each_run(std::int32_t i_first, std::int32_t i_last, F const& f) const {
+    std::int32_t const last = last_key(i_last);
+    std::int32_t from = 0;
+    pattern.runs(position(i_first), position(i_last), [&](std::int32_t k_first, std::int32_t k_last, bool full) {
+      if (k_first > last || k_last < k_first) return;
+      std::int32_t const begin = tokens_before(cache, sequence, kv_head, k_first, from);
+      from = tokens_until(cache, sequence, kv_head, smaller(k_last, last), begin);
+      if (begin < from) f(begin, from, full);
+    });
+  }
+
   // Where the partly visible keys are known beforehand, and are the same for all heads, the plan holds who sees what.
-  static constexpr bool has_runs = requires(P const& p) {
-    p.runs(std::int32_t{}, std::int32_t{}, [](std::int32_t, std::int32_t, bool) {});
-  };
-  static constexpr bool has_masks = has_runs && !is_per_head<P>();
+  static constexpr bool has_masks = has_runs<P>() && !is_per_head<P>();
 
   static std::int64_t words(std::int32_t keys) { return (keys + 63) / 64; }
 
@@ -86,7 +69,7 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
   };
   size bound() const {
     size most;
-    if constexpr (has_runs) {
+    if constexpr (has_runs<P>()) {
       for_each_range([&](std::int32_t begin, std::int32_t end, bool full) {
         ++most.runs;
         if (has_masks && !full) most.masks += count * words(end - begin);
@@ -110,13 +93,7 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
       }
       runs[written++] = {begin, end - begin, full};
     });
-    if constexpr (has_masks)
-      for (std::int32_t r = 0; r < written; ++r)
-        if (runs[r].full == 0) {
-          runs[r].masks = masks_begin;
-          fill_masks(runs[r], masks + masks_begin);
-          masks_begin += count * words(runs[r].count);
-        }
+    if constexpr (has_masks) fill_masks(runs, written, masks, masks_begin);
     return written;
   }
 
@@ -125,19 +102,49 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
     bool some, all;
   };
 
-  void fill_masks(key_run const& run, std::uint64_t* masks) const {
-    for (std::int64_t w = 0; w < count * words(run.count); ++w) masks[w] = 0;
-    for_each_stretch(cache, sequence, kv_head, run.begin, run.begin + run.count,
+  void fill_masks(key_run* runs, std::int32_t run_count, std::uint64_t* masks, std::int64_t masks_begin) const {
+    bool any = false;
+    for (std::int32_t r = 0; r < run_count; ++r) {
+      if (runs[r].full != 0) continue;
+      any = true;
+      runs[r].masks = masks_begin;
+      std::int64_t const all = count * words(runs[r].count);
+      for (std::int64_t w = 0; w < all; ++w) masks[masks_begin + w] = 0;
+      masks_begin += all;
+    }
+    for (std::int32_t i = 0; any && i < count; ++i) {
+      std::int32_t r = 0;
+      for_each_run(i, i, [&](std::int32_t begin, std::int32_t end, bool full) {
+        while (r < run_count && runs[r].begin + runs[r].count <= begin) ++r;
+        for (std::int32_t at = r; at < run_count && runs[at].begin < end; ++at) {
+          key_run const& run = runs[at];
+          if (run.full != 0) continue;
+          std::int32_t const from = larger(begin, run.begin) - run.begin;
+          std::int32_t const to = smaller(end, run.begin + run.count) - run.begin;
+          std::uint64_t* const row = masks + run.masks + i * words(run.count);
+          if (full)
+            set_bits(row, from, to);
+          else
+            set_visible(row, i, run, from, to);
+        }
+      });
+    }
+  }
+
+  static void set_bits(std::uint64_t* row, std::int32_t from, std::int32_t to) {
+    for (std::int32_t bit = from; bit < to;) {
+      std::int32_t const bits = smaller(64 - bit % 64, to - bit);
+      row[bit / 64] |= (bits == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << bits) - 1) << bit % 64;
+      bit += bits;
+    }
+  }
+
+  void set_visible(std::uint64_t* row, std::int32_t i, key_run const& run, std::int32_t from, std::int32_t to) const {
+    for_each_stretch(cache, sequence, kv_head, run.begin + from, run.begin + to,
                      [&](auto const& tokens, std::int32_t ordinal, std::int32_t keys) {
-                       for (std::int32_t i = count - 1; i >= 0; --i) {
-                         std::uint64_t* const row = masks + i * words(run.count);
-                         std::int32_t const last = last_key(i);
-                         for (std::int32_t k = 0; k < keys && tokens.positions[k] <= last; ++k)
-                           if (pattern.visible(0, position(i), tokens.positions[k])) {
-                             std::int32_t const bit = ordinal - run.begin + k;
-                             row[bit / 64] |= std::uint64_t{1} << bit % 64;
-                           }
-                       }
+                       for (std::int32_t k = 0; k < keys; ++k)
+                         if (pattern.visible(0, position(i), tokens.positions[k]))
+                           set_bits(row, ordinal - run.begin + k, ordinal - run.begin + k + 1);
                      });
   }
 
@@ -178,15 +185,16 @@ plan_memory take_plan(carve& memory, P const& pattern, query_view<TQ> const& q, 
   std::int64_t runs = 0, masks = 0;
   std::int32_t const copies = per_kv_head ? cache.kv_heads : 1;
   bool const alike = same_positions(cache);
-  for_each_tile(pattern, q, cache.kv_heads, range, [&](std::int32_t sequence, std::int32_t first, std::int32_t count) {
-    ++m.tiles_per_head;
-    m.tile_queries = larger(m.tile_queries, count);
-    for (std::int32_t h = 0; h < (alike ? 1 : copies); ++h) {
-      auto const most = planned_tile<P, TQ, C>{pattern, q, cache, sequence, first, count, h}.bound();
-      runs += most.runs * (alike ? copies : 1);
-      masks += most.masks * (alike ? copies : 1);
-    }
-  });
+  query_tiles(pattern, q, cache.kv_heads)
+      .for_each(range, [&](std::int32_t sequence, std::int32_t first, std::int32_t count) {
+        ++m.tiles_per_head;
+        m.tile_queries = larger(m.tile_queries, count);
+        for (std::int32_t h = 0; h < (alike ? 1 : copies); ++h) {
+          auto const most = planned_tile<P, TQ, C>{pattern, q, cache, sequence, first, count, h}.bound();
+          runs += most.runs * (alike ? copies : 1);
+          masks += most.masks * (alike ? copies : 1);
+        }
+      });
   m.tiles = memory.take<query_tile>(std::int64_t{m.tiles_per_head} * copies);
   m.runs = memory.take<key_run>(runs);
   m.masks = memory.take<std::uint64_t>(masks);
@@ -205,14 +213,14 @@ tile_plan make_plan(cpu exec, P const& pattern, query_view<TQ> const& q, C const
     std::int64_t runs = 0, masks = 0;
     for (std::int32_t h = 0; h < copies; ++h) {
       query_tile* next = memory.tiles + std::int64_t{h} * memory.tiles_per_head;
-      for_each_tile(pattern, q, cache.kv_heads, range,
-                    [&](std::int32_t sequence, std::int32_t first, std::int32_t count) {
-                      *next = {sequence, first, count, 0, runs, masks};
-                      auto const most = seen_from(*next, h).bound();
-                      runs += most.runs;
-                      masks += most.masks;
-                      ++next;
-                    });
+      query_tiles(pattern, q, cache.kv_heads)
+          .for_each(range, [&](std::int32_t sequence, std::int32_t first, std::int32_t count) {
+            *next = {sequence, first, count, 0, runs, masks};
+            auto const most = seen_from(*next, h).bound();
+            runs += most.runs;
+            masks += most.masks;
+            ++next;
+          });
     }
   }
   exec.sync();

@@ -14,9 +14,16 @@ template <Cache C>
 std::int32_t tokens_before(C const& cache, std::int32_t sequence, std::int32_t head, std::int32_t position,
                            std::int32_t from = 0) {
   std::int32_t low = from, high = cache.length(sequence, head);
+  auto const at = [&](std::int32_t token) { return *cache.run(sequence, head, token).positions; };
+  if (low < high) {  // positions ascend, so that few tokens can come between; in a cache with none missing all do
+    std::int32_t const first = at(low);
+    if (first >= position) return low;
+    high = smaller(high - low, position - first) + low;
+    if (at(high - 1) < position) return high;
+  }
   while (low < high) {
     std::int32_t const middle = low + (high - low) / 2;
-    if (*cache.run(sequence, head, middle).positions < position)
+    if (at(middle) < position)
       low = middle + 1;
     else
       high = middle;
