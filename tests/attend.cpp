@@ -6,6 +6,7 @@
 
 #include <doctest/doctest.h>
 #include <purekv/pattern/bidirectional.hpp>
+#include <purekv/pattern/by_head.hpp>
 #include <purekv/pattern/custom.hpp>
 #include <purekv/pattern/dense.hpp>
 #include <purekv/pattern/sinks_and_window.hpp>
@@ -246,6 +247,48 @@ TEST_CASE("attend: video") {
   s.queries = {100};
   attention_input<float, owned_contiguous<float>> const in(random, s);
   check<float>(in, s, pattern, {.mass = true, .mass_queries = purekv::last(30)});
+}
+
+TEST_CASE("attend: every part of spatial_temporal at once, frames as small as they come") {
+  SEEDED(random);
+  purekv::segment const segments[] = {
+      purekv::segment::video(0, 30, 1, 2),
+      {.kind = purekv::modality::audio, .begin = 60, .frames = 20, .dt = 1.5f},
+      purekv::segment::text(80, 1),
+      {.kind = purekv::modality::image, .stream = 1, .begin = 81, .height = 5, .width = 9},
+      purekv::segment::video(126, 3, 7, 7),
+      {.kind = purekv::modality::image, .stream = 1, .begin = 273, .height = 1, .width = 1}};
+  purekv::spatial_temporal pattern{.layout = {segments, 6}, .sinks = 3};
+  for (int round = 0; round < 4; ++round) {
+    shape s = any_layout(random, square(round % 2 == 0 ? 7 : 8, 1, 40, 274));
+    s.keep_percent = round < 2 ? 100 : 60;
+    attention_input<float, owned_ragged<float>> const in(random, s);
+    check<float>(in, s, pattern, {.mass = true}, {1, 3});
+    pattern.spatial_frames = 1;
+    pattern.spatial_radius = 2;
+    pattern.temporal_radius = 1;
+    pattern.temporal_stride = 3;
+    pattern.first_frame = round % 2 == 0;
+    pattern.audio_by_time = true;
+    pattern.others = purekv::other_streams::same_time;
+    pattern.cell = {1, 1, 2};
+    pattern.clamped = true;
+  }
+}
+
+TEST_CASE("attend: spatial and temporal heads") {
+  SEEDED(random);
+  purekv::segment const segments[] = {purekv::segment::text(0, 21), purekv::segment::video(21, 5, 8, 9),
+                                      purekv::segment::text(381, 9)};
+  purekv::spatial_temporal const both{{segments, 3}};
+  std::uint8_t const kind_of[] = {1, 1, 1, 0, 0, 1};
+  purekv::by_head<purekv::spatial_temporal> heads{{both, both}, kind_of, 6};
+  heads.kinds[0].temporal_frames = 0;
+  heads.kinds[1].spatial_radius = 0;
+  shape const s = any_layout(random, square(6, 2, 40, 390));
+  attention_input<float, owned_contiguous<float>> const in(random, s);
+  check<float>(in, s, heads, {.mass = true});
+  check<float>(in, s, heads, {.mass = true, .mass_queries = purekv::last(30)}, {1, 3});
 }
 
 TEST_CASE("attend: rows that see nothing give 0 and lse -inf") {

@@ -6,6 +6,7 @@
 
 #include <doctest/doctest.h>
 #include <purekv/pattern/bidirectional.hpp>
+#include <purekv/pattern/by_head.hpp>
 #include <purekv/pattern/dense.hpp>
 #include <purekv/pattern/sinks_and_window.hpp>
 #include <purekv/pattern/spatial_temporal.hpp>
@@ -56,7 +57,8 @@ template <class P, class Input> double check_plan(P const& pattern, Input const&
               if (run.full != 0) CHECK(visible);
               if (run.masks >= 0) {
                 int const first = k - run.begin, count = std::min(64, run.count - first);
-                CHECK((plan.seen(run, i, first, count) & 1) == static_cast<unsigned>(visible));
+                int const row = purekv::detail::is_per_head<P>() ? i * group + head % group : i;
+                CHECK((plan.seen(run, row, first, count) & 1) == static_cast<unsigned>(visible));
               }
             }
           }
@@ -170,6 +172,28 @@ TEST_CASE("plan: more granules than a tile may have runs") {
   scattered const half_of_it{random(), 50, 16};
   double const share = check<owned_contiguous<float>>(random, s, pattern_of<false>(half_of_it));
   CHECK(share > 0.5);
+}
+
+TEST_CASE("plan: heads of several kinds, in groups of one kind and mixed") {
+  SEEDED(random);
+  purekv::segment const segments[] = {purekv::segment::text(0, 21), purekv::segment::video(21, 5, 8, 9),
+                                      purekv::segment::text(381, 9)};
+  purekv::spatial_temporal const both{{segments, 3}};
+  purekv::by_head<purekv::spatial_temporal> heads{{both, both}};
+  heads.kinds[0].temporal_frames = 0;
+  heads.kinds[1].spatial_radius = 0;
+  std::uint8_t const of_one_kind[] = {0, 0, 0, 1, 1, 1}, mixed[] = {0, 1, 0, 1, 1, 1};
+  heads.heads = 6;
+  for (int keep : {100, 60}) {
+    shape s = square(6, 2, 4, 390);
+    s.keep_percent = keep;
+    heads.kind_of = of_one_kind;
+    double const apart = check<owned_ragged<float>>(random, s, heads);
+    heads.kind_of = mixed;
+    double const together = check<owned_ragged<float>>(random, s, heads);
+    CHECK(apart < check<owned_ragged<float>>(random, s, both));
+    CHECK(apart < together);
+  }
 }
 
 TEST_CASE("plan: images that see themselves in both directions") {

@@ -25,8 +25,10 @@ concept Policy = std::is_trivially_copyable_v<P> && std::copy_constructible<P>;
 ///   runs(q_first, q_last, emit)  calls emit(k_first, k_last, full) for ascending, disjoint ranges of key positions
 ///   that
 ///                                hold every key some query in [q_first, q_last] sees; full: all of them see all of it
-///   tile_end(q)                  the first position after q that must not share a query tile with q
-///   tile_rows                    static: how many rows (query x head of the group) a query tile should have
+///   runs(h_first, h_last, q_first, q_last, emit)  the same for these query heads alone, where heads differ
+///   tile_end(q)                  the first position after q that had better not share a query tile with q
+///   tile_rows                    static: how many rows (query x head of the group) a query tile has, which ends at
+///                                tile_end then. 0, or no such member: the planner does what is least work
 ///   per_head                     static: visible() depends on its head
 ///   check(last)                  status: whether the pattern is defined for positions 0 .. last
 template <class P>

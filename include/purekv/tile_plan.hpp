@@ -8,8 +8,8 @@
 namespace purekv::inline v0_1 {
 
 /// Cached tokens [begin, begin + count) of a head. full: every query of the tile sees all of them, causality apart.
-/// Otherwise `masks` says where tile_plan::masks holds which query sees which key, [queries of the tile, words()]; -1:
-/// nowhere, the pattern is asked for each pair.
+/// Otherwise `masks` says where tile_plan::masks holds which query sees which key, [queries of the tile, words()], or
+/// [queries x heads of the group, words()] if heads differ; -1: nowhere, the pattern is asked for each pair.
 struct key_run {
   std::int32_t begin, count, full;
   std::int64_t masks = -1;
@@ -45,7 +45,7 @@ struct tile_plan {
   }
 
   /// Which of the keys [first, first + count) of a run with masks the query number `query` of its tile sees, a bit
-  /// each; count <= 64.
+  /// each; count <= 64. If heads differ, `query` counts (query, head of the group).
   PUREKV_INLINE std::uint64_t seen(key_run const& run, std::int32_t query, std::int32_t first,
                                    std::int32_t count) const {
     std::uint64_t const* const words = masks + run.masks + std::int64_t{query} * run.words() + first / 64;

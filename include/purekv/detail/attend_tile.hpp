@@ -154,8 +154,9 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
           std::uint64_t seen = ~keys.partial;
           for (std::int32_t p = 0; p < keys.piece_count; ++p) {
             key_tile::piece const& piece = keys.pieces[p];
-            std::uint64_t const bits = piece.run->masks >= 0 ? plan.seen(*piece.run, i, piece.first, piece.count)
-                                                             : ask_pattern(kv_head * group + g, position, piece);
+            std::uint64_t const bits = piece.run->masks >= 0
+                                           ? plan.seen(*piece.run, is_per_head<P>() ? row : i, piece.first, piece.count)
+                                           : ask_pattern(kv_head * group + g, position, piece);
             seen |= bits << piece.slot;
           }
           scratch.low[row] = static_cast<std::int32_t>(static_cast<std::uint32_t>(seen));

@@ -178,7 +178,9 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
       for (std::int32_t h = 0; h < heads; ++h) {
         std::int32_t const lane = i * heads + h;
         if (is_per_head<P>() || h == 0) {
-          std::uint64_t const seen = run.masks >= 0 ? plan.seen(run, query + i - tile.first, from - run.begin, keys)
+          std::int32_t const in_tile = query + i - tile.first;
+          std::int32_t const mask_row = is_per_head<P>() ? in_tile * group + first_head + h : in_tile;
+          std::uint64_t const seen = run.masks >= 0 ? plan.seen(run, mask_row, from - run.begin, keys)
                                                     : ask_pattern(kv_head * group + first_head + h,
                                                                   q.batch.positions[query + i], positions, keys);
           scratch.low[lane] = static_cast<std::int32_t>(static_cast<std::uint32_t>(seen));

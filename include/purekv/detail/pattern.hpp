@@ -20,10 +20,26 @@ template <Pattern P> constexpr std::int32_t tile_rows() {
     return 0;
 }
 
+struct ignore_run {
+  PUREKV_HD void operator()(std::int32_t, std::int32_t, bool) const {}
+};
+
+template <Pattern P> constexpr bool has_runs_by_head() {
+  return requires(P const& p, std::int32_t i) { p.runs(i, i, i, i, ignore_run{}); };
+}
+
 template <Pattern P> constexpr bool has_runs() {
-  return requires(P const& p) {
-    p.runs(std::int32_t{}, std::int32_t{}, [](std::int32_t, std::int32_t, bool) {});
-  };
+  return has_runs_by_head<P>() || requires(P const& p, std::int32_t i) { p.runs(i, i, ignore_run{}); };
+}
+
+/// The runs of a pattern for some heads, or for all where it does not tell them apart.
+template <Pattern P, class F>
+PUREKV_HD void runs_of(P const& pattern, std::int32_t h_first, std::int32_t h_last, std::int32_t q_first,
+                       std::int32_t q_last, F const& emit) {
+  if constexpr (has_runs_by_head<P>())
+    pattern.runs(h_first, h_last, q_first, q_last, emit);
+  else
+    pattern.runs(q_first, q_last, emit);
 }
 
 template <Pattern P> constexpr bool is_per_head() {

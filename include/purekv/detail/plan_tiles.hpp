@@ -31,10 +31,13 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
   std::int32_t position(std::int32_t i) const { return q.batch.positions[first + i]; }
   std::int32_t last_key(std::int32_t i) const { return last_visible(pattern, position(i)); }
 
+  std::int32_t group() const { return q.rows.heads / cache.kv_heads; }
+  std::int32_t first_head() const { return kv_head * group(); }
+
   /// Calls f(begin, end, full) for ranges of cached tokens.
   template <class F> void for_each_range(F const& f) const {
     if constexpr (has_runs<P>()) {
-      for_each_run(0, count - 1, f);
+      for_each_run(first_head(), first_head() + group() - 1, 0, count - 1, f);
     } else {
       std::int32_t const end = tokens_until(cache, sequence, kv_head, last_key(count - 1));
       std::int32_t const step = granule * larger(1, (end + granule * most_runs - 1) / (granule * most_runs));
@@ -46,20 +49,25 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
     }
   }
 
-  /// The same for some of its queries, of a pattern that has `runs`.
-  template <class F> void for_each_run(std::int32_t i_first, std::int32_t i_last, F const& f) const {
+  /// The same for some of the heads and of its queries, of a pattern that has `runs`.
+  template <class F>
+  void for_each_run(std::int32_t h_first, std::int32_t h_last, std::int32_t i_first, std::int32_t i_last,
+                    F const& f) const {
     std::int32_t const last = last_key(i_last);
     std::int32_t from = 0;
-    pattern.runs(position(i_first), position(i_last), [&](std::int32_t k_first, std::int32_t k_last, bool full) {
-      if (k_first > last || k_last < k_first) return;
-      std::int32_t const begin = tokens_before(cache, sequence, kv_head, k_first, from);
-      from = tokens_until(cache, sequence, kv_head, smaller(k_last, last), begin);
-      if (begin < from) f(begin, from, full);
-    });
+    runs_of(pattern, h_first, h_last, position(i_first), position(i_last),
+            [&](std::int32_t k_first, std::int32_t k_last, bool full) {
+              if (k_first > last || k_last < k_first) return;
+              std::int32_t const begin = tokens_before(cache, sequence, kv_head, k_first, from);
+              from = tokens_until(cache, sequence, kv_head, smaller(k_last, last), begin);
+              if (begin < from) f(begin, from, full);
+            });
   }
 
-  // Where the partly visible keys are known beforehand, and are the same for all heads, the plan holds who sees what.
-  static constexpr bool has_masks = has_runs<P>() && !is_per_head<P>();
+  // Where the partly visible keys of a head are known beforehand, the plan holds who sees what: in rows of a query, or
+  // of each of its heads.
+  static constexpr bool has_masks = has_runs<P>() && (!is_per_head<P>() || has_runs_by_head<P>());
+  std::int32_t mask_rows() const { return is_per_head<P>() ? count * group() : count; }
 
   static std::int64_t words(std::int32_t keys) { return (keys + 63) / 64; }
 
@@ -72,7 +80,7 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
     if constexpr (has_runs<P>()) {
       for_each_range([&](std::int32_t begin, std::int32_t end, bool full) {
         ++most.runs;
-        if (has_masks && !full) most.masks += count * words(end - begin);
+        if (has_masks && !full) most.masks += mask_rows() * words(end - begin);
       });
     } else {
       std::int32_t const end = tokens_until(cache, sequence, kv_head, last_key(count - 1));
@@ -108,24 +116,26 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
       if (runs[r].full != 0) continue;
       any = true;
       runs[r].masks = masks_begin;
-      std::int64_t const all = count * words(runs[r].count);
+      std::int64_t const all = mask_rows() * words(runs[r].count);
       for (std::int64_t w = 0; w < all; ++w) masks[masks_begin + w] = 0;
       masks_begin += all;
     }
-    for (std::int32_t i = 0; any && i < count; ++i) {
+    for (std::int32_t m = 0; any && m < mask_rows(); ++m) {
+      std::int32_t const i = is_per_head<P>() ? m / group() : m;
+      std::int32_t const head = first_head() + (is_per_head<P>() ? m % group() : 0);
       std::int32_t r = 0;
-      for_each_run(i, i, [&](std::int32_t begin, std::int32_t end, bool full) {
+      for_each_run(head, head, i, i, [&](std::int32_t begin, std::int32_t end, bool full) {
         while (r < run_count && runs[r].begin + runs[r].count <= begin) ++r;
         for (std::int32_t at = r; at < run_count && runs[at].begin < end; ++at) {
           key_run const& run = runs[at];
           if (run.full != 0) continue;
           std::int32_t const from = larger(begin, run.begin) - run.begin;
           std::int32_t const to = smaller(end, run.begin + run.count) - run.begin;
-          std::uint64_t* const row = masks + run.masks + i * words(run.count);
+          std::uint64_t* const row = masks + run.masks + m * words(run.count);
           if (full)
             set_bits(row, from, to);
           else
-            set_visible(row, i, run, from, to);
+            set_visible(row, head, i, run, from, to);
         }
       });
     }
@@ -139,27 +149,26 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
     }
   }
 
-  void set_visible(std::uint64_t* row, std::int32_t i, key_run const& run, std::int32_t from, std::int32_t to) const {
+  void set_visible(std::uint64_t* row, std::int32_t head, std::int32_t i, key_run const& run, std::int32_t from,
+                   std::int32_t to) const {
     for_each_stretch(cache, sequence, kv_head, run.begin + from, run.begin + to,
                      [&](auto const& tokens, std::int32_t ordinal, std::int32_t keys) {
                        for (std::int32_t k = 0; k < keys; ++k)
-                         if (pattern.visible(0, position(i), tokens.positions[k]))
+                         if (pattern.visible(head, position(i), tokens.positions[k]))
                            set_bits(row, ordinal - run.begin + k, ordinal - run.begin + k + 1);
                      });
   }
 
   /// Whether some, and whether all, of the pairs with these keys that causality allows are visible.
   seen look(std::int32_t begin, std::int32_t end) const {
-    std::int32_t const group = q.rows.heads / cache.kv_heads;
-    std::int32_t const first_head = is_per_head<P>() ? kv_head * group : 0;
-    std::int32_t const heads = is_per_head<P>() ? group : 1;
+    std::int32_t const heads = is_per_head<P>() ? group() : 1;
     seen result{false, true};
     for_each_stretch(cache, sequence, kv_head, begin, end, [&](auto const& run, std::int32_t, std::int32_t keys) {
       for (std::int32_t k = 0; k < keys; ++k)
         for (std::int32_t i = count - 1; i >= 0 && last_key(i) >= run.positions[k]; --i)
           for (std::int32_t h = 0; h < heads; ++h) {
             if (result.some && !result.all) return;
-            bool const visible = pattern.visible(first_head + h, position(i), run.positions[k]);
+            bool const visible = pattern.visible(first_head() + h, position(i), run.positions[k]);
             result.some = result.some || visible;
             result.all = result.all && visible;
           }
@@ -184,7 +193,7 @@ plan_memory take_plan(carve& memory, P const& pattern, query_view<TQ> const& q, 
   plan_memory m{nullptr, nullptr, nullptr, 0, 0, per_kv_head};
   std::int64_t runs = 0, masks = 0;
   std::int32_t const copies = per_kv_head ? cache.kv_heads : 1;
-  bool const alike = same_positions(cache);
+  bool const alike = same_positions(cache) && !has_runs_by_head<P>();
   query_tiles(pattern, q, cache.kv_heads)
       .for_each(range, [&](std::int32_t sequence, std::int32_t first, std::int32_t count) {
         ++m.tiles_per_head;

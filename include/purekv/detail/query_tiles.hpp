@@ -90,21 +90,23 @@ template <Pattern P, class TQ> class query_tiles {
 
   std::int64_t work(std::int32_t first, std::int32_t last) const {
     std::int32_t const rows = (last - first) * group_, blocks = (rows + block_lanes - 1) / block_lanes;
-    std::int64_t lanes_used = 0;
+    std::int64_t sum = 0;
     auto const bound = [&](std::int32_t row) {
       return std::int64_t{last_visible(pattern_, q_.batch.positions[first + row / group_])} + 1;
     };
-    pattern_.runs(q_.batch.positions[first], q_.batch.positions[last - 1],
-                  [&](std::int32_t k_first, std::int32_t k_last, bool) {
-                    auto const keys = [&](std::int64_t end) {
-                      std::int64_t const seen = (end <= k_last ? end : std::int64_t{k_last} + 1) - k_first;
-                      return seen > 0 ? seen : 0;
-                    };
-                    for (std::int32_t b = 0; b < blocks; ++b)
-                      lanes_used += keys(bound(smaller((b + 1) * block_lanes, rows) - 1)) * block_lanes;
-                    lanes_used += keys(bound(rows - 1)) * widening_lanes;
-                  });
-    return lanes_used;
+    auto const add = [&](std::int32_t k_first, std::int32_t k_last, bool) {
+      auto const keys = [&](std::int64_t end) {
+        std::int64_t const seen = (end <= k_last ? end : std::int64_t{k_last} + 1) - k_first;
+        return seen > 0 ? seen : 0;
+      };
+      for (std::int32_t b = 0; b < blocks; ++b)
+        sum += keys(bound(smaller((b + 1) * block_lanes, rows) - 1)) * block_lanes;
+      sum += keys(bound(rows - 1)) * widening_lanes;
+    };
+    // One cut serves all KV heads. Their work differs only if the pattern tells them apart.
+    for (std::int32_t h = 0; h < (has_runs_by_head<P>() ? q_.rows.heads : group_); h += group_)
+      runs_of(pattern_, h, h + group_ - 1, q_.batch.positions[first], q_.batch.positions[last - 1], add);
+    return sum;
   }
 
   /// The least work for a piece, and at which of its smallest tiles the tiles begin, a bit each.

@@ -53,8 +53,10 @@ struct spatial_temporal {
 
   other_streams others = other_streams::hidden;
   bool audio_by_time = false;  // tokens of audio and of frames see each other only where their times meet
-  float time_reach = 0;        // Times meet if the middle of the shorter token, |dt| seconds from its t0 + t * dt on,
-                               // lies within the longer one or at most so many seconds beside it.
+
+  /// Times meet if the middle of the shorter of two steps, t0 + (t + 1/2) * dt, lies within the longer one, or at most
+  /// so many seconds beside it.
+  float time_reach = 0;
 
   PUREKV_HD bool visible(std::int32_t, std::int32_t q, std::int32_t k) const {
     if (k < sinks || !layout.covers(q) || !layout.covers(k)) return true;
