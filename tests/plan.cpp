@@ -299,7 +299,9 @@ TEST_CASE("plan: executed density of spatial_temporal in tiles of tensor cores")
       {{20, 32, 24, 32, 40, 7}, {0.063, 0.042}},
   };
   using tiled = in_tiles_of<128, purekv::spatial_temporal>;
-  for (auto const& [p, expected] : shapes) {
+  for (auto const& s : shapes) {
+    video_prompt const& p = s.prompt;
+    densities const& expected = s.expected;
     CAPTURE(p.frames);
     std::vector<purekv::segment> prompt{purekv::segment::text(0, p.head),
                                         purekv::segment::video(0, p.frames, p.height, p.width),
