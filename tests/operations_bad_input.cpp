@@ -13,6 +13,7 @@
 #include <purekv/decode.hpp>
 #include <purekv/mass.hpp>
 #include <purekv/merge.hpp>
+#include <purekv/pattern/by_head.hpp>
 #include <purekv/pattern/dense.hpp>
 #include <purekv/pattern/spatial_temporal.hpp>
 #include <purekv/plan.hpp>
@@ -349,6 +350,34 @@ TEST_CASE("a pattern that does not cover the positions is refused") {
   purekv::spatial_temporal short_layout{};
   short_layout.layout = {text, 1};
   CHECK(purekv::attend(one, short_layout, a.q, a.cache, a.out, a.taps, a.work).code == errc::bad_positions);
+  CHECK(before.unchanged());
+}
+
+TEST_CASE("layouts that make no sense, and tables for other heads, are refused before anything is written") {
+  attention_arguments a;
+  snapshot const before = a.buffers();
+  purekv::cpu const one{};
+  auto const code = [&](auto const& pattern) {
+    purekv::tile_plan tiles{};
+    tiles.tiles_per_head = -1;
+    CHECK(purekv::plan_workspace(pattern, a.q, a.cache) == 0);
+    auto const planned = purekv::plan(one, pattern, a.q, a.cache, a.work, tiles);
+    CHECK(tiles.tiles_per_head == -1);
+    CHECK(purekv::decode(one, pattern, a.q, a.cache, a.out, a.taps, a.work).code == planned.code);
+    CHECK(purekv::attend(one, pattern, a.q, a.cache, a.out, a.taps, a.work).code == planned.code);
+    return planned.code;
+  };
+  auto const over = [&](std::vector<purekv::segment> const& segments) {
+    return code(purekv::spatial_temporal{{segments.data(), static_cast<int>(segments.size())}});
+  };
+  using purekv::segment;
+  CHECK(over({segment::text(0, 5), segment::video(5, 2, 0, 3), segment::text(5, 90)}) == errc::bad_shape);
+  CHECK(over({segment::text(0, 5), segment::video(5, 0, 2, 3), segment::text(5, 90)}) == errc::bad_shape);
+  CHECK(over({segment::text(0, 5), segment::video(4, 2, 2, 3), segment::text(16, 90)}) == errc::bad_shape);
+  CHECK(over({segment::text(0, 5), segment::video(6, 2, 2, 3), segment::text(18, 90)}) == errc::bad_shape);
+  CHECK(over({segment::text(0, 5), segment::video(5, 1, 2, 3)}) == errc::bad_positions);
+  std::vector<std::uint8_t> const kinds(64);
+  CHECK(code(purekv::by_head<purekv::dense, 1>{{{}}, kinds.data(), a.q.rows.heads + 1}) == errc::mismatch);
   CHECK(before.unchanged());
 }
 

@@ -31,6 +31,7 @@ concept Policy = std::is_trivially_copyable_v<P> && std::copy_constructible<P>;
 ///                                tile_end then. 0, or no such member: the planner does what is least work
 ///   per_head                     static: visible() depends on its head
 ///   check(last)                  status: whether the pattern is defined for positions 0 .. last
+///   check_heads(heads)           status: whether it is defined for so many query heads
 template <class P>
 concept Pattern = Policy<P> && requires(P const& p, std::int32_t head, std::int32_t q, std::int32_t k) {
   { p.visible(head, q, k) } -> std::same_as<bool>;

@@ -3,6 +3,7 @@
 // The header under test comes first.
 #include "support/pattern_checks.hpp"
 
+#include <purekv/pattern/bidirectional.hpp>
 #include <purekv/pattern/dense.hpp>
 #include <purekv/pattern/sliding_window.hpp>
 #include <purekv/pattern/spatial_temporal.hpp>
@@ -95,6 +96,10 @@ TEST_CASE("by_head: tables that name no kind, and kinds that make no sense, are 
   std::uint8_t kind_of[] = {0, 1};
   by_head<sliding_window> heads{{{4}, {9}}, kind_of, 2};
   CHECK(heads.check(10).ok());
+  CHECK(heads.check_heads(2).ok());
+  CHECK(heads.check_heads(4).code == errc::mismatch);
+  CHECK(heads.check_heads(1).code == errc::mismatch);
+  CHECK(bidirectional<by_head<sliding_window>>{{}, heads}.check_heads(4).code == errc::mismatch);
   heads.heads = 0;
   CHECK(heads.check(10).code == errc::bad_policy);
   heads.heads = 2;

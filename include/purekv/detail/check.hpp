@@ -115,6 +115,8 @@ template <Cache C> status check_scores(score_view const& scores, C const& cache,
 
 /// Whether a pattern is defined for these queries and for all that they may see.
 template <Pattern P, class TQ> status check_pattern(P const& pattern, query_view<TQ> const& q) {
+  if constexpr (requires { pattern.check_heads(std::int32_t{}); })
+    if (status const s = pattern.check_heads(q.rows.heads); !s.ok()) return s;
   if constexpr (requires { pattern.check(std::int32_t{}); })
     for (std::int32_t s = 0; s < q.batch.sequences; ++s)
       if (q.count(s) > 0)

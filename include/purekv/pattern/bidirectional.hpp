@@ -75,6 +75,11 @@ template <Pattern P = dense> struct bidirectional {
     return {};
   }
 
+  PUREKV_HD status check_heads(std::int32_t heads) const {
+    if constexpr (requires { pattern.check_heads(heads); }) return pattern.check_heads(heads);
+    return {};
+  }
+
  private:
   struct span {
     std::int32_t first, last;

@@ -64,6 +64,11 @@ template <Pattern P, std::int32_t Kinds = 2> struct by_head {
         if (status const s = kind.check(last); !s.ok()) return s;
     return {};
   }
+
+  PUREKV_HD status check_heads(std::int32_t query_heads) const {
+    if (query_heads != heads) return {errc::mismatch, "by_head: the layer has another number of query heads"};
+    return {};
+  }
 };
 
 }  // namespace purekv::inline v0_1::inline PUREKV_ISA
