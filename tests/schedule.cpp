@@ -52,6 +52,29 @@ TEST_CASE("above a layer that drops tokens all layers drop, by the same source")
   CHECK(make(layers, bands).first_dropping() == 5);
 }
 
+TEST_CASE("a prompt in chunks leaves nothing that prunes first or drops; attend_first makes it so") {
+  std::array<layer_plan, 5> layers;
+  std::array<source_band, 1> const bands{source_band{1, 2}};
+  one_source(layers.data(), 5, bands[0]);
+  layers[0] = {evict_when::never, -1};
+  layers[4].when = evict_when::dropping;
+  schedule s = make(layers, bands);
+  CHECK(validate(s).ok());
+  s.chunked = true;
+  CHECK(validate(s).code == errc::bad_policy);
+  attend_first(layers.data(), 5);
+  CHECK(validate(s).ok());
+  for (int l = 0; l < 5; ++l) {
+    CHECK(layers[l].source == (l == 0 ? -1 : 0));
+    CHECK(layers[l].when == (l == 0 ? evict_when::never : l <= 2 ? evict_when::deferred : evict_when::after_attending));
+  }
+  CHECK(describe(s) ==
+        "layer 0: attend to all, keep all\n"
+        "layers 1-2: attend to all, evict when layers 1-2 have been scored\n"
+        "layers 3-4: attend to all, then evict by layers 1-2\n"
+        "the prompt comes in chunks; nothing is evicted before the last\n");
+}
+
 TEST_CASE("own_source gives every layer its own score") {
   std::array<layer_plan, 3> layers;
   own_source(layers.data(), 3, evict_when::after_attending);

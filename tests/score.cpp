@@ -360,3 +360,44 @@ TEST_CASE("score: sizes that overflow 64 bits need SIZE_MAX bytes of workspace")
   CHECK(score_workspace(cpu{}, pooled<group_mean<accumulated_attention>, 3>{}, evidence{dense{}, q, nullptr, 0},
                         cache) == SIZE_MAX);
 }
+
+TEST_CASE("score: mass that was put together elsewhere counts as what these queries gave, and is checked") {
+  SEEDED(random);
+  shape s = square(6, 2, 20, 70);
+  s.keep_percent = 80;
+  attention_input<float, owned_ragged<float>> const in(random, s);
+  auto const reference = oracle::attend(dense{}, in.queries, in.cache.view);
+  owned_scores const lse = lse_of(in, reference);
+  using estimator = pooled<group_mean<window_attention<16>>, 7, pooling::average>;
+  evidence const seen{dense{}, in.queries, lse.view.data, lse.view.row_stride};
+  owned_scores const expected = run(estimator{}, seen, in.cache.view);
+
+  owned_scores mass(1, 6, in.longest(), 2);
+  owned_workspace const work(mass_workspace(cpu{}, dense{}, in.queries, in.cache.view, last(16), score_rows::heads));
+  REQUIRE(purekv::mass(cpu{}, dense{}, in.queries, in.cache.view, lse.view.data, lse.view.row_stride, last(16),
+                       score_rows::heads, mass.view, work.view())
+              .ok());
+  query_view<float> none{};  // only how many heads there are is read of the queries
+  none.rows.heads = 6;
+  evidence given{dense{}, none, nullptr, 0, mass.view};
+  owned_scores const said = run(estimator{}, given, in.cache.view);
+  CHECK(std::memcmp(said.memory.data(), expected.memory.data(), said.memory.size() * sizeof(float)) == 0);
+
+  auto const verdict = [&](score_view const& wrong) {
+    given.mass = wrong;
+    owned_scores out(1, 2, in.longest());
+    owned_workspace const memory(1 << 20);
+    status const refused = score(cpu{}, estimator{}, given, in.cache.view, source_view{}, out.view, memory.view());
+    CHECK(out.rest_untouched([](int, int) { return 0; }));
+    return refused.code;
+  };
+  score_view wrong = mass.view;
+  wrong.rows = 5;
+  CHECK(verdict(wrong) == errc::mismatch);
+  wrong = mass.view;
+  wrong.tokens = in.longest() - 1;
+  CHECK(verdict(wrong) == errc::mismatch);
+  wrong = mass.view;
+  wrong.row_stride = 1;
+  CHECK(verdict(wrong) == errc::bad_shape);
+}

@@ -6,7 +6,9 @@
 #include <purekv/compact.hpp>
 #include <purekv/compressor.hpp>
 #include <purekv/decode.hpp>
+#include <purekv/detail/appended_cache.hpp>
 #include <purekv/detail/carve.hpp>
+#include <purekv/detail/chunk_mass.hpp>
 #include <purekv/detail/one_set.hpp>
 #include <purekv/detail/prompt_cache.hpp>
 #include <purekv/per_layer.hpp>
@@ -24,9 +26,9 @@ struct model_shape {
 
 /// The memory of one layer, all of it the caller's.
 /// full : the prompt's keys and values while the layer needs all of them, [sequences, kv_heads, >= tokens]. Layers
-///        that do not keep it (keeps_full) may share one; a deferred layer has its own until it is released.
+///        that do not keep it (keeps_full) may share one; the others have their own until they are released.
 /// kept : what the layer keeps, growing while decoding; kept_slots() slots, extents laid out by the pipeline. Needed
-///        from the call for layer evicts_at() on.
+///        from the call for layer evicts_at() on; with the last chunk where the prompt comes in chunks.
 template <class T> struct layer_storage {
   contiguous_cache<T> full;
   ragged_cache<T> kept;
@@ -62,6 +64,9 @@ namespace purekv::inline v0_1::inline PUREKV_ISA {
 template <class Compressor, Pattern P> class pipeline {
   using estimator = typename Compressor::estimator_type;
   static constexpr bool cross_layer = CrossLayerEstimator<estimator>;
+  using mass_estimator = typename detail::source_or_self<estimator>::type;
+  static constexpr std::int32_t mass_queries = mass_estimator::mass_queries;
+  static constexpr mass_reduction mass_by = detail::mass_by<mass_estimator>();
 
  public:
   /// compressor, pattern: one for all layers, or an array with one for each: estimators with views of a layer's own
@@ -92,8 +97,10 @@ template <class Compressor, Pattern P> class pipeline {
   bool needs_full(std::int32_t layer) const {
     return schedule_.layers[layer].when != evict_when::never && !drops(layer);
   }
-  /// True for deferred layers.
-  bool keeps_full(std::int32_t layer) const { return schedule_.layers[layer].when == evict_when::deferred; }
+  /// True for deferred layers, and for all that need it where the prompt comes in chunks.
+  bool keeps_full(std::int32_t layer) const {
+    return schedule_.layers[layer].when == evict_when::deferred || (schedule_.chunked && needs_full(layer));
+  }
   /// The layer whose prefill call fills `kept` of this one.
   std::int32_t evicts_at(std::int32_t layer) const { return schedule_.evicts_at(layer); }
   /// Whether this layer gets the rows of kept_rows() only.
@@ -138,15 +145,28 @@ template <class Compressor, Pattern P> class pipeline {
     return memory.bytes();
   }
 
-  /// Memory `prefill` wants for this prompt; only the shape and the positions of `q` are read. T: the caches' element.
+  /// Memory `prefill` wants for this prompt in one call; only the shape and the positions of `q` are read. T: the
+  /// caches' element.
   template <Element T, class TQ> std::size_t prefill_workspace(cpu exec, query_view<TQ> const& q) const {
     std::size_t most = 0;
-    for (std::int32_t l = 0; l < (pattern_.varies() ? model_.layers : 1); ++l) {
+    for (std::int32_t l = 0; l < (pattern_.varies() || schedule_.chunked ? model_.layers : 1); ++l) {
       prefill_memory<T, TQ> memory;
-      std::size_t const bytes = memory.take(*this, exec, l, q, prompt_shape<T>(q), detail::carve{});
+      std::size_t const bytes = memory.take(*this, exec, l, q, prompt_shape<T>(q), nullptr, detail::carve{});
       most = bytes > most ? bytes : most;
     }
     return most;
+  }
+
+  /// The same for the next chunk of a prompt in this layer; of the caches positions and lengths are read too.
+  template <class T, class TQ>
+  std::size_t prefill_workspace(cpu exec, std::int32_t layer, query_view<TQ> const& q,
+                                layer_storage<T> const* storage) const {
+    if (!needs_full(layer))
+      return fed_any(layer) ? attend_workspace(exec, pattern_[layer], q, appended(storage[layer].kept, q))
+                            : attend_workspace(exec, pattern_[layer], q, prompt_shape<T>(q));
+    prefill_memory<T, TQ> memory;
+    return memory.take(*this, exec, layer, q, appended(so_far(layer, storage[layer].full), q), &state_,
+                       detail::carve{});
   }
 
   /// Memory `decode` wants for queries of this shape, up to the capacity of `kept`.
@@ -177,7 +197,8 @@ template <class Compressor, Pattern P> class pipeline {
     state_.longest = longest;
     state_.new_tokens = new_tokens;
     for (std::int32_t s = 0; s < sequences; ++s) state_.tokens[s] = tokens[s];
-    for (std::int32_t l = 0; l < model_.layers; ++l) state_.fed[l] = state_.evicted[l] = 0;
+    for (std::int32_t l = 0; l < model_.layers; ++l) state_.passed[l] = state_.evicted[l] = 0;
+    for (std::int64_t i = 0; i < std::int64_t{model_.layers} * sequences * model_.kv_heads; ++i) state_.fed[i] = 0;
     for (std::int32_t b = 0; b < schedule_.band_count; ++b) state_.scored[b] = 0;
     if (state_.chosen != nullptr) *state_.chosen = 0;
     return {};
@@ -185,7 +206,8 @@ template <class Compressor, Pattern P> class pipeline {
 
   /// One layer of the prompt: caches k and v, attends, and evicts what the schedule says is due, in this layer and in
   /// those that were waiting for it. Layers come in order, each with all queries of the prompt in one call, those that
-  /// drop with the queries of kept_rows(); only where no layer ever evicts may the prompt come in chunks.
+  /// drop with the queries of kept_rows(). Under a chunked schedule, and where no layer ever evicts, a call may bring
+  /// any number of the next queries of each sequence instead; a layer is through when begin()'s tokens have come.
   /// q : [heads, queries, dim], k : [kv_heads, queries, dim], v : [kv_heads, queries, value dim],
   /// out : [heads, queries, value dim], storage : [layers]. lse, if not null: the log-sum-exp of the layer's attention,
   /// base 2, [heads, queries] with rows lse_stride apart.
@@ -216,7 +238,7 @@ template <class Compressor, Pattern P> class pipeline {
                 layer_storage<T> const* storage, rows_view<TO> out, workspace work) const {
     if (status const s = check_call(layer, q, k, v, storage); !s.ok()) return s;
     if (status const s = check_out(q, out); !s.ok()) return s;
-    bool const ready = needs_full(layer) ? released(layer) : state_.fed[layer] > 0 || state_.longest == 0;
+    bool const ready = needs_full(layer) ? released(layer) : state_.passed[layer] != 0 || state_.longest == 0;
     if (!ready) return {errc::not_ready, "pipeline::decode: this layer has not been through its prompt yet"};
     if (status const s = append(exec, k, v, q.batch, storage[layer].kept); !s.ok()) return s;
     status const result = purekv::decode(exec, pattern_[layer], q, storage[layer].kept, out, attend_taps{}, work);
@@ -235,8 +257,9 @@ template <class Compressor, Pattern P> class pipeline {
       if (l == 0 || pattern_.varies()) visible = visible_pairs(pattern_[l], prompt_tokens) * model_.heads;
       std::int64_t live = 0;
       for (std::int32_t other = 0; other < model_.layers; ++other) {
-        if (evicts_at(other) <= l) live += kept_slots(other, prompt_tokens, new_tokens) * slot;
-        if (keeps_full(other) && other <= l && l <= evicts_at(other)) live += full;
+        bool const from_the_start = schedule_.chunked && !needs_full(other);
+        if (evicts_at(other) <= l || from_the_start) live += kept_slots(other, prompt_tokens, new_tokens) * slot;
+        if (keeps_full(other) && (other <= l || schedule_.chunked) && l <= evicts_at(other)) live += full;
       }
       if (needs_full(l) && !keeps_full(l)) live += full;
       cost.peak_bytes = live > cost.peak_bytes ? live : cost.peak_bytes;
@@ -281,12 +304,14 @@ template <class Compressor, Pattern P> class pipeline {
     std::int32_t sequences = 0, longest = 0, new_tokens = 0;
     std::int32_t* tokens = nullptr;     // [sequences]
     std::int32_t* positions = nullptr;  // [sequences, longest]
-    std::int32_t* fed = nullptr;        // [layers] queries seen
+    std::int32_t* fed = nullptr;        // [layers, sequences, kv_heads] tokens seen, as lengths of a cache
+    std::int32_t* passed = nullptr;     // [layers] whether all have been
     std::int32_t* evicted = nullptr;    // [layers]
     std::int32_t* scored = nullptr;     // [bands] layers scored
     float* scores = nullptr;            // [bands, sequences, kv_heads, longest]
     selection kept;                     // the rows that enter the layers that drop
     std::int32_t* chosen = nullptr;     // [1] whether they are known; null where no layer drops
+    float* masses = nullptr;            // [layers that collect, sequences, heads, longest], of a prompt in chunks
   };
 
   /// Everything a prefill call needs beside the operations' own workspaces.
@@ -294,30 +319,44 @@ template <class Compressor, Pattern P> class pipeline {
     float* lse;         // [heads, queries]
     float* scores;      // [sequences, kv_heads, longest]
     float* own_source;  // the same, for a cross_layer that is its own source
+    float* mass;        // [heads, longest], what a chunk adds to the mass
     selection kept;
     workspace rest;  // lent to one operation after the other
     bool fits;
 
-    std::size_t take(pipeline const& p, cpu exec, std::int32_t layer, query_view<TQ> const& q,
-                     detail::prompt_cache<T> const& cache, detail::carve memory) {
+    /// cache: as it will be when q's tokens are in it. state: null if q is the whole prompt.
+    template <Cache C>
+    std::size_t take(pipeline const& p, cpu exec, std::int32_t layer, query_view<TQ> const& q, C const& cache,
+                     prompt_state const* state, detail::carve memory) {
       std::int32_t const sequences = cache.sequences, kv_heads = cache.kv_heads;
       std::int32_t longest = 0;
-      for (std::int32_t s = 0; s < sequences; ++s)
+      std::int64_t tokens = 0;
+      for (std::int32_t s = 0; s < sequences; ++s) {
         longest = cache.length(s, 0) > longest ? cache.length(s, 0) : longest;
+        tokens += std::int64_t{kv_heads} * cache.length(s, 0);
+      }
       std::int64_t const rows = std::int64_t{sequences} * kv_heads;
       std::int64_t const queries = q.rows.tokens;
       lse = memory.take<float>(p.model_.heads * queries);
       scores = memory.take<float>(rows * longest);
       own_source = memory.take<float>(cross_layer ? rows * longest : 0);
+      bool const collects = p.collects(layer);
+      mass = memory.take<float>(collects ? std::int64_t{p.model_.heads} * longest : 0);
       kept = {.offset = memory.take<std::int64_t>(rows + 1),
-              .token = memory.take<std::int32_t>(kv_heads * queries),
-              .capacity = kv_heads * queries,
+              .token = memory.take<std::int32_t>(tokens),
+              .capacity = tokens,
               .rows = static_cast<std::int32_t>(Compressor::scope == selection_scope::layer ? sequences : rows),
               .scope = Compressor::scope};
       attend_taps taps{.lse = lse, .lse_stride = queries};
       std::size_t most = attend_workspace(exec, p.pattern_[layer], q, cache, taps);
       auto cover = [&](std::size_t bytes) { most = bytes > most ? bytes : most; };
-      evidence<P, TQ> const seen{p.pattern_[layer], q, lse, queries};
+      evidence<P, TQ> const seen{p.pattern_[layer], q, lse, queries,
+                                 state != nullptr ? p.mass_of(layer) : score_view{}};
+      for (std::int32_t s = 0; collects && s < sequences; ++s) {
+        std::int32_t const to_come = state != nullptr ? p.left_after(layer, q, s) : 0;
+        query_range const range = detail::among_the_last(mass_queries, q.count(s), to_come);
+        cover(detail::chunk_mass_workspace(exec, seen, cache, s, range));
+      }
       Compressor const& c = p.compressor_[layer];
       cover(score_workspace(exec, c.estimator, seen, cache));
       if constexpr (cross_layer) {
@@ -336,7 +375,8 @@ template <class Compressor, Pattern P> class pipeline {
     prompt_state s;
     s.tokens = memory.take<std::int32_t>(sequences);
     s.positions = memory.take<std::int32_t>(std::int64_t{sequences} * longest);
-    s.fed = memory.take<std::int32_t>(model_.layers);
+    s.fed = memory.take<std::int32_t>(std::int64_t{model_.layers} * sequences * model_.kv_heads);
+    s.passed = memory.take<std::int32_t>(model_.layers);
     s.evicted = memory.take<std::int32_t>(model_.layers);
     s.scored = memory.take<std::int32_t>(schedule_.band_count);
     s.scores = memory.take<float>(schedule_.band_count * (std::int64_t{sequences} * model_.kv_heads * longest));
@@ -349,6 +389,7 @@ template <class Compressor, Pattern P> class pipeline {
                 .scope = selection_scope::layer};
       s.chosen = memory.take<std::int32_t>(1);
     }
+    s.masses = memory.take<float>(collecting_below(model_.layers) * (std::int64_t{sequences} * model_.heads * longest));
     return s;
   }
 
@@ -390,17 +431,21 @@ template <class Compressor, Pattern P> class pipeline {
 
   template <class TQ, class T>
   status check_prompt(std::int32_t layer, query_view<TQ> const& q, layer_storage<T> const* storage) const {
+    if (status const s = detail::check_batch(q.batch, q.rows.tokens); !s.ok()) return s;
+    if (state_.passed[layer] != 0)
+      return {errc::bad_policy, "pipeline::prefill: this layer has had its prompt; call begin() for the next"};
     if (drops(layer))
       if (status const s = check_kept_rows(q); !s.ok()) return s;
-    bool whole = true;
-    for (std::int32_t s = 0; s < state_.sequences; ++s) whole = whole && q.count(s) == rows_of(layer, s);
-    bool evicts = false;
+    bool whole = true, evicts = false;
+    for (std::int32_t s = 0; s < state_.sequences; ++s) {
+      if (left_after(layer, q, s) < 0)
+        return {errc::mismatch, "pipeline::prefill: a sequence gets more tokens than begin() was told"};
+      whole = whole && left_after(layer, q, s) == 0;
+    }
     for (std::int32_t l = 0; l < model_.layers; ++l) evicts = evicts || schedule_.layers[l].when != evict_when::never;
-    if (evicts && !whole)
+    if (evicts && !whole && !schedule_.chunked)
       return {errc::bad_policy,
-              "pipeline::prefill: a prompt in chunks cannot pass a schedule that evicts; give all its queries at once"};
-    if (evicts && state_.fed[layer] > 0)
-      return {errc::bad_policy, "pipeline::prefill: this layer has had its prompt; call begin() for the next"};
+              "pipeline::prefill: a prompt in chunks needs schedule::chunked; without it give all queries at once"};
     for (std::int32_t s = 0; s < state_.sequences; ++s) {
       if (q.count(s) == 0) continue;
       std::int32_t const last = q.batch.positions[q.end(s) - 1];
@@ -416,6 +461,7 @@ template <class Compressor, Pattern P> class pipeline {
     }
     layer_plan const& plan = schedule_.layers[layer];
     if (!needs_full(layer)) return check_kept(layer, storage[layer].kept);
+    if (status const s = check_full(layer, storage[layer].full); !s.ok() || !whole) return s;
     if (plan.source >= 0) {
       bool const scores_last = schedule_.bands[plan.source].last >= layer;
       if (!scores_last && !band_scored(plan.source))
@@ -424,17 +470,25 @@ template <class Compressor, Pattern P> class pipeline {
     for (std::int32_t b = 0; b < schedule_.band_count; ++b)
       if (schedule_.in_band(b, layer) && state_.scored[b] != layer - schedule_.bands[b].first)
         return {errc::not_ready, "pipeline::prefill: a layer of this source was left out; layers come in order"};
+    for (std::int32_t l = 0; l <= layer; ++l)
+      if (needs_full(l) && evicts_at(l) == layer) {
+        if (l < layer && state_.passed[l] == 0)
+          return {errc::not_ready, "pipeline::prefill: a layer that evicts now has not had its whole prompt"};
+        if (status const s = check_kept(l, storage[l].kept); !s.ok()) return s;
+      }
+    return {};
+  }
 
-    contiguous_cache<T> const& full = storage[layer].full;
+  template <class T> status check_full(std::int32_t layer, contiguous_cache<T> const& full) const {
     if (status const s = full.check(); !s.ok()) return s;
     if (full.sequences != state_.sequences || full.kv_heads != model_.kv_heads || full.dim != model_.dim ||
         value_dim_of(full) != value_dim())
       return {errc::mismatch, "pipeline::prefill: the full cache differs from the model or the prompt"};
     if (full.tokens < state_.longest)
       return {errc::capacity_exceeded, "pipeline::prefill: the full cache is shorter than the prompt"};
-    for (std::int32_t l = 0; l <= layer; ++l)
-      if (needs_full(l) && evicts_at(l) == layer)
-        if (status const s = check_kept(l, storage[l].kept); !s.ok()) return s;
+    for (std::int32_t i = 0; i < state_.sequences * model_.kv_heads; ++i)
+      if (full.lengths[i] < fed_of(layer)[i])
+        return {errc::mismatch, "pipeline::prefill: the full cache does not hold the chunks that came before"};
     return {};
   }
 
@@ -472,9 +526,63 @@ template <class Compressor, Pattern P> class pipeline {
     return {};
   }
 
-  /// Rows of sequence s that enter the layer.
+  /// Rows of sequence s that enter the layer: in all, so far, and still to come after these queries.
   std::int32_t rows_of(std::int32_t layer, std::int32_t s) const {
     return drops(layer) ? state_.kept.count(s) : state_.tokens[s];
+  }
+  std::int32_t fed(std::int32_t layer, std::int32_t s) const { return fed_of(layer)[s * model_.kv_heads]; }
+  template <class TQ> std::int32_t left_after(std::int32_t layer, query_view<TQ> const& q, std::int32_t s) const {
+    return rows_of(layer, s) - fed(layer, s) - q.count(s);
+  }
+
+  /// [sequences, kv_heads]
+  std::int32_t* fed_of(std::int32_t layer) const {
+    return state_.fed + std::int64_t{layer} * state_.sequences * model_.kv_heads;
+  }
+  bool fed_any(std::int32_t layer) const {
+    bool any = false;
+    for (std::int32_t s = 0; s < state_.sequences; ++s) any = any || fed(layer, s) > 0;
+    return any;
+  }
+  template <class TQ> void advance(cpu exec, std::int32_t layer, query_view<TQ> const& q) const {
+    exec.sync();
+    if (exec.rank() == 0) {
+      bool all = true;
+      for (std::int32_t s = 0; s < state_.sequences; ++s) {
+        all = all && left_after(layer, q, s) == 0;
+        for (std::int32_t h = 0; h < model_.kv_heads; ++h) fed_of(layer)[s * model_.kv_heads + h] += q.count(s);
+      }
+      state_.passed[layer] = all;
+    }
+    exec.sync();
+  }
+
+  /// The full cache with what the pipeline knows to be in it.
+  template <class T> contiguous_cache<T> so_far(std::int32_t layer, contiguous_cache<T> full) const {
+    full.lengths = fed_of(layer);
+    return full;
+  }
+  template <Cache C, class TQ> static detail::appended_cache<C> appended(C const& cache, query_view<TQ> const& q) {
+    return {cache, q.batch, q.rows.tokens};
+  }
+
+  /// Whether the attention mass of this layer is put together chunk by chunk: it is scored, by an estimator that reads
+  /// attention mass.
+  bool collects(std::int32_t layer) const {
+    if (!schedule_.chunked || mass_queries == 0) return false;
+    bool const own_score = needs_full(layer) && schedule_.layers[layer].source < 0;
+    return cross_layer ? own_score || schedule_.in_any_band(layer) : needs_full(layer);
+  }
+  std::int32_t collecting_below(std::int32_t layer) const {
+    std::int32_t count = 0;
+    for (std::int32_t l = 0; l < layer; ++l) count += collects(l);
+    return count;
+  }
+  score_view mass_of(std::int32_t layer) const {
+    if (!collects(layer)) return {};
+    std::int64_t const floats = std::int64_t{state_.sequences} * model_.heads * state_.longest;
+    return dense_scores(state_.masses + collecting_below(layer) * floats, state_.sequences, model_.heads,
+                        state_.longest);
   }
 
   /// Who computes a layer's attention to the whole prompt, and where its log-sum-exp is found then.
@@ -503,20 +611,22 @@ template <class Compressor, Pattern P> class pipeline {
 
     prefill_memory<T, TQ> memory;
     detail::carve carved{work};
-    memory.take(*this, exec, layer, q, prompt_shape<T>(q), carved);
+    if (schedule_.chunked)
+      memory.take(*this, exec, layer, q, appended(so_far(layer, own.full), q), &state_, carved);
+    else
+      memory.take(*this, exec, layer, q, prompt_shape<T>(q), nullptr, carved);
     if (!memory.fits)
       return {errc::workspace_too_small, "pipeline::prefill: workspace smaller than prefill_workspace()"};
     if (drops(layer)) return keep_whole(exec, layer, q, k, v, own.kept, attention, memory.rest);
 
     if (exec.rank() == 0)
-      for (std::int32_t i = 0; i < state_.sequences * model_.kv_heads; ++i) own.full.lengths[i] = 0;
+      for (std::int32_t i = 0; i < state_.sequences * model_.kv_heads; ++i) own.full.lengths[i] = fed_of(layer)[i];
     exec.sync();
     if (status const s = append(exec, k, v, q.batch, own.full); !s.ok()) return s;
     status const result = plan.when == evict_when::before_attending
                               ? prune_then_attend(exec, layer, q, own, attention, memory)
                               : attend_then_evict(exec, layer, q, storage, attention, memory);
-    if (exec.rank() == 0 && result.ok()) state_.fed[layer] = q.rows.tokens;
-    exec.sync();
+    if (result.ok()) advance(exec, layer, q);
     return result;
   }
 
@@ -533,14 +643,13 @@ template <class Compressor, Pattern P> class pipeline {
   template <class TQ, class TI, class T, class Attention>
   status keep_whole(cpu exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> k, rows_view<TI const> v,
                     ragged_cache<T> const& kept, Attention const& attention, workspace work) const {
-    if (exec.rank() == 0 && state_.fed[layer] == 0) lay_out_whole(layer, kept);
+    if (exec.rank() == 0 && !fed_any(layer)) lay_out_whole(layer, kept);
     exec.sync();
     if (status const s = append(exec, k, v, q.batch, kept); !s.ok()) return s;
     status result;
     if constexpr (Attention::here) result = attend(exec, pattern_[layer], q, kept, attention.out, attention.taps, work);
     if (!result.ok()) detail::shorten(exec, kept, [&](std::int32_t s) { return q.count(s); });
-    if (exec.rank() == 0 && result.ok()) state_.fed[layer] += q.rows.tokens;
-    exec.sync();
+    if (result.ok()) advance(exec, layer, q);
     return result;
   }
 
@@ -586,7 +695,7 @@ template <class Compressor, Pattern P> class pipeline {
   status attend_then_evict(cpu exec, std::int32_t layer, query_view<TQ> const& q, layer_storage<T> const* storage,
                            Attention const& attention, prefill_memory<T, TQ> const& memory) const {
     layer_storage<T> const& own = storage[layer];
-    evidence<P, TQ> seen{pattern_[layer], q, memory.lse, q.rows.tokens};
+    evidence<P, TQ> seen{pattern_[layer], q, memory.lse, q.rows.tokens, mass_of(layer)};
     if constexpr (Attention::here) {
       attend_taps taps = attention.taps;
       if (taps.lse == nullptr) taps = {.lse = memory.lse, .lse_stride = q.rows.tokens};
@@ -598,13 +707,27 @@ template <class Compressor, Pattern P> class pipeline {
       seen.lse_stride = attention.lse_stride;
     }
     enter(exec, pipeline_phase::compressing);
-
+    bool last_chunk = true;
+    for (std::int32_t s = 0; s < state_.sequences; ++s) {
+      std::int32_t const to_come = left_after(layer, q, s);
+      last_chunk = last_chunk && to_come == 0;
+      if (!collects(layer)) continue;
+      query_range const range = detail::among_the_last(mass_queries, q.count(s), to_come);
+      if (status const r = detail::add_chunk_mass(exec, seen, own.full, s, range, mass_by, memory.mass, memory.rest);
+          !r.ok())
+        return r;
+    }
     if constexpr (cross_layer) {
       if (exec.rank() == 0)
-        for (std::int32_t s = 0; s < state_.sequences; ++s)
-          for (std::int32_t i = 0; i < state_.tokens[s]; ++i)
-            state_.positions[std::int64_t{s} * state_.longest + i] = q.batch.positions[q.begin(s) + i];
+        for (std::int32_t s = 0; s < state_.sequences; ++s) {
+          std::int32_t* const next = state_.positions + std::int64_t{s} * state_.longest + fed(layer, s);
+          for (std::int32_t i = 0; i < q.count(s); ++i) next[i] = q.batch.positions[q.begin(s) + i];
+        }
       exec.sync();
+    }
+    if (!last_chunk) return {};
+
+    if constexpr (cross_layer) {
       layer_plan const& plan = schedule_.layers[layer];
       bool const own_score = plan.source < 0;
       if (own_score || schedule_.in_any_band(layer)) {

@@ -29,11 +29,14 @@ struct layer_plan {
 };
 
 /// What each layer of a model does with a prompt. Both tables belong to the caller.
+/// chunked: the prompt comes in chunks, each through all layers, and nothing is evicted before the last of them. Every
+/// layer that evicts holds the whole prompt until then, so no layer can prune first or drop; see attend_first.
 struct schedule {
   layer_plan const* layers = nullptr;
   std::int32_t layer_count = 0;
   source_band const* bands = nullptr;
   std::int32_t band_count = 0;
+  bool chunked = false;
 
   PUREKV_INLINE bool in_band(std::int32_t band, std::int32_t layer) const {
     return bands[band].first <= layer && layer <= bands[band].last;
@@ -91,6 +94,9 @@ PUREKV_INLINE status validate(schedule const& s) {
         if (s.in_any_band(l)) return {errc::bad_policy, "schedule: a source must attend to all of its tokens"};
         break;
     }
+    if (s.chunked && (plan.when == evict_when::before_attending || plan.when == evict_when::dropping))
+      return {errc::bad_policy,
+              "schedule: a layer cannot prune first or drop while the prompt comes in chunks; see attend_first()"};
     bool const dropped = l > 0 && s.layers[l - 1].when == evict_when::dropping;
     if (dropped && (plan.when != evict_when::dropping || plan.source != s.layers[l - 1].source))
       return {errc::bad_policy, "schedule: above a layer that drops tokens all layers drop, by the same source"};
@@ -112,6 +118,15 @@ inline void own_source(layer_plan* layers, std::int32_t count, evict_when when) 
 inline void one_source(layer_plan* layers, std::int32_t count, source_band const& band,
                        evict_when above = evict_when::before_attending) {
   for (std::int32_t l = 0; l < count; ++l) layers[l] = {l <= band.last ? evict_when::deferred : above, 0};
+}
+
+/// Layers that would prune first or drop attend to everything and evict afterwards, by the same source: what is left of
+/// a schedule when the prompt comes in chunks. The caches end as small, each head by its own value norms, but attention
+/// and memory until then cost what they cost without eviction. Changes layers : [count].
+inline void attend_first(layer_plan* layers, std::int32_t count) {
+  for (std::int32_t l = 0; l < count; ++l)
+    if (layers[l].when == evict_when::before_attending || layers[l].when == evict_when::dropping)
+      layers[l].when = evict_when::after_attending;
 }
 
 /// What each layer does, in words, equal neighbours on one line. Allocates the string; for people, not for engines.
@@ -153,6 +168,7 @@ inline std::string describe(schedule const& s) {
     text += '\n';
     l = end;
   }
+  if (s.chunked) text += "the prompt comes in chunks; nothing is evicted before the last\n";
   return text;
 }
 

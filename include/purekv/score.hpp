@@ -12,14 +12,18 @@ namespace purekv::inline v0_1 {
 
 /// What attention computed with these queries: the pattern it used and its log-sum-exp, base 2, [heads, queries] with
 /// rows lse_stride floats apart. Estimators that read no attention mass need neither lse nor queries.
+/// mass : [sequences, heads, tokens] or null: the attention mass that the estimator asks for, where it has been put
+/// together already, from chunks of a prompt or steps of decoding. Then only the number of heads is read of q.
 template <class P, class TQ> struct evidence {
   P pattern;
   query_view<TQ> q;
   float const* lse = nullptr;
   std::ptrdiff_t lse_stride = 0;
+  score_view mass{};
 };
 
 template <class P, class TQ> evidence(P, query_view<TQ>, float const*, std::ptrdiff_t) -> evidence<P, TQ>;
+template <class P, class TQ> evidence(P, query_view<TQ>, float const*, std::ptrdiff_t, score_view) -> evidence<P, TQ>;
 
 }  // namespace purekv::inline v0_1
 
@@ -48,16 +52,21 @@ template <class E> struct score_memory {
     bool const countable = scores < too_many && scores * cache.sequences < too_many;
 
     score_memory m;
-    if constexpr (E::mass_queries > 0)
+    m.mass = seen.mass;
+    if (asks_for_mass(seen))
       m.mass =
           dense_scores(memory.take<float>(countable ? scores * cache.sequences : -1), cache.sequences, heads, longest);
     m.scratch = memory.take<float>(
         countable ? E::scratch(layer_shape{heads, cache.kv_heads, longest, cache.dim, value_dim_of(cache)}) : -1);
-    if constexpr (E::mass_queries > 0) {
+    if (asks_for_mass(seen)) {
       std::size_t const bytes = mass_workspace(exec, seen.pattern, seen.q, cache, queries(), score_rows::heads);
       m.rest = {memory.take<std::byte>(bytes <= INT64_MAX ? static_cast<std::int64_t>(bytes) : -1), bytes};
     }
     return m;
+  }
+
+  template <class P, class TQ> static bool asks_for_mass(evidence<P, TQ> const& seen) {
+    return E::mass_queries > 0 && seen.mass.data == nullptr;
   }
 
   static constexpr query_range queries() {
@@ -90,7 +99,9 @@ status check_score(E const& estimator, evidence<P, TQ> const& seen, C const& cac
     return {errc::bad_shape, "score: the queries' heads are not a multiple of the cache's kv_heads"};
   if (status const s = check_scores(out, cache, E::rows == score_rows::heads ? heads : cache.kv_heads); !s.ok())
     return s;
-  if constexpr (E::mass_queries > 0) {
+  if (E::mass_queries > 0 && seen.mass.data != nullptr) {
+    if (status const s = check_scores(seen.mass, cache, heads); !s.ok()) return s;
+  } else if constexpr (E::mass_queries > 0) {
     if (status const s = check_queries(seen.q, cache); !s.ok()) return s;
     if (status const s = check_pattern(seen.pattern, seen.q); !s.ok()) return s;
     if (seen.q.rows.tokens > 0 && seen.lse == nullptr)
@@ -113,8 +124,7 @@ status check_score(E const& estimator, evidence<P, TQ> const& seen, C const& cac
 template <Estimator E, Pattern P, class TQ, Cache C>
 std::size_t score_workspace(cpu exec, E const&, evidence<P, TQ> const& seen, C const& cache) {
   if (!cache.check().ok()) return 0;
-  if constexpr (E::mass_queries > 0)
-    if (!detail::check_shapes(seen.q, cache).ok()) return 0;
+  if (detail::score_memory<E>::asks_for_mass(seen) && !detail::check_shapes(seen.q, cache).ok()) return 0;
   detail::carve memory;
   detail::score_memory<E>::take(memory, exec, seen, cache, detail::heads_of(seen, cache));
   return memory.bytes();
@@ -122,8 +132,8 @@ std::size_t score_workspace(cpu exec, E const&, evidence<P, TQ> const& seen, C c
 
 /// How much each cached token matters. out : [sequences, kv_heads, tokens], or [sequences, heads, tokens] if the
 /// estimator scores query heads; only tokens below each head's length are written.
-/// seen: the queries, with lse, of an attention call over this cache; read if the estimator asks for attention mass.
-/// source: read if the estimator has a cross_layer in it; apart from out.
+/// seen: the queries, with lse, of an attention call over this cache, or the mass itself; read if the estimator asks
+/// for attention mass. source: read if the estimator has a cross_layer in it; apart from out.
 template <Estimator E, Pattern P, class TQ, Cache C>
 status score(cpu exec, E const& estimator, evidence<P, TQ> const& seen, C const& cache, source_view const& source,
              score_view const& out, workspace const& work) {
@@ -133,7 +143,7 @@ status score(cpu exec, E const& estimator, evidence<P, TQ> const& seen, C const&
   auto const memory = detail::score_memory<E>::take(carved, exec, seen, cache, heads);
   if (!carved.fits())
     return {errc::workspace_too_small, "score: workspace smaller than score_workspace(), or not aligned to 64 bytes"};
-  if constexpr (E::mass_queries > 0) {
+  if (detail::score_memory<E>::asks_for_mass(seen)) {
     status const s = mass(exec, seen.pattern, seen.q, cache, seen.lse, seen.lse_stride, memory.queries(),
                           score_rows::heads, memory.mass, memory.rest, detail::mass_by<E>());
     if (!s.ok()) return s;

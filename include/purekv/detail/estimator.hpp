@@ -27,6 +27,10 @@ template <class E> constexpr mass_reduction mass_by() {
     return mass_reduction::sum;
 }
 
+/// The estimator that reads a layer's attention: the one inside a cross_layer, or E itself.
+template <class E> struct source_or_self { using type = E; };
+template <CrossLayerEstimator E> struct source_or_self<E> { using type = typename E::source_estimator; };
+
 PUREKV_HD constexpr std::int64_t score_count(score_rows rows, layer_shape shape) {
   return std::int64_t{rows == score_rows::heads ? shape.heads : shape.kv_heads} * shape.tokens;
 }
