@@ -169,10 +169,12 @@ template <class Compressor, Pattern P> class pipeline {
                        detail::carve{});
   }
 
-  /// Memory `decode` wants for queries of this shape, up to the capacity of `kept`.
+  /// Memory `decode` wants for queries of this shape, up to the capacity of `kept`; for many of them, for these
+  /// positions after what `kept` holds now.
   template <class T, class TQ>
   std::size_t decode_workspace(cpu exec, std::int32_t layer, query_view<TQ> const& q,
                                layer_storage<T> const* storage) const {
+    if (are_many(q)) return attend_workspace(exec, pattern_[layer], q, appended(storage[layer].kept, q));
     return purekv::decode_workspace(exec, pattern_[layer], q, detail::full_cache<T>{storage[layer].kept},
                                     attend_taps{});
   }
@@ -232,18 +234,45 @@ template <class Compressor, Pattern P> class pipeline {
     return pass(exec, layer, q, k, v, storage, attention_elsewhere{lse, lse_stride}, work);
   }
 
-  /// One or few new tokens per sequence: caches k and v, attends to what the layer keeps. Same arguments as prefill.
+  /// New tokens of every sequence, one of an answer, a few that are to be verified or the hundreds of a next question:
+  /// caches k and v, attends to what the layer keeps. Same arguments as prefill.
   template <class TQ, class TI, class T, class TO>
   status decode(cpu exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> k, rows_view<TI const> v,
                 layer_storage<T> const* storage, rows_view<TO> out, workspace work) const {
     if (status const s = check_call(layer, q, k, v, storage); !s.ok()) return s;
     if (status const s = check_out(q, out); !s.ok()) return s;
-    bool const ready = needs_full(layer) ? released(layer) : state_.passed[layer] != 0 || state_.longest == 0;
-    if (!ready) return {errc::not_ready, "pipeline::decode: this layer has not been through its prompt yet"};
-    if (status const s = append(exec, k, v, q.batch, storage[layer].kept); !s.ok()) return s;
-    status const result = purekv::decode(exec, pattern_[layer], q, storage[layer].kept, out, attend_taps{}, work);
-    if (!result.ok()) detail::shorten(exec, storage[layer].kept, [&](std::int32_t s) { return q.count(s); });
+    if (!is_through(layer))
+      return {errc::not_ready, "pipeline::decode: this layer has not been through its prompt yet"};
+    ragged_cache<T> const& kept = storage[layer].kept;
+    if (status const s = append(exec, k, v, q.batch, kept); !s.ok()) return s;
+    status const result = are_many(q) ? attend(exec, pattern_[layer], q, kept, out, attend_taps{}, work)
+                                      : purekv::decode(exec, pattern_[layer], q, kept, out, attend_taps{}, work);
+    if (!result.ok()) detail::shorten(exec, kept, [&](std::int32_t s) { return q.count(s); });
     return result;
+  }
+
+  /// The newest tokens[s] of those that came after the prompt of sequence s are gone from all layers, as if they had
+  /// never been decoded: rejected drafts, a question that was answered. What was evicted for good is not asked back:
+  /// tokens of the prompt cannot be taken back. tokens : [sequences]. On error no length changes.
+  template <class T> status take_back(cpu exec, std::int32_t const* tokens, layer_storage<T> const* storage) const {
+    if (state_.tokens == nullptr) return {errc::not_ready, "pipeline: begin() has not been called"};
+    if (tokens == nullptr || storage == nullptr)
+      return {errc::null_data, "pipeline::take_back: tokens or storage is null"};
+    for (std::int32_t l = 0; l < model_.layers; ++l) {
+      if (!is_through(l)) return {errc::not_ready, "pipeline::take_back: a layer has not been through its prompt yet"};
+      ragged_cache<T> const& kept = storage[l].kept;
+      if (status const s = check_kept(l, kept); !s.ok()) return s;
+      for (std::int32_t s = 0; s < state_.sequences; ++s)
+        for (std::int32_t h = 0; h < model_.kv_heads; ++h) {
+          std::int32_t const of_prompt = kept.capacity(s, h) - state_.new_tokens;
+          if (tokens[s] < 0) return {errc::bad_shape, "pipeline::take_back: a number of tokens is negative"};
+          if (tokens[s] > kept.length(s, h) - of_prompt)
+            return {errc::capacity_exceeded, "pipeline::take_back: more tokens than have been decoded"};
+        }
+    }
+    for (std::int32_t l = 0; l < model_.layers; ++l)
+      detail::shorten(exec, storage[l].kept, [&](std::int32_t s) { return tokens[s]; });
+    return {};
   }
 
   /// For prompts of so many tokens in caches whose elements have `element_bytes` bytes, one sequence.
@@ -524,6 +553,17 @@ template <class Compressor, Pattern P> class pipeline {
                   "pipeline::prefill: a layer that drops gets other positions than kept_rows() have"};
     }
     return {};
+  }
+
+  /// Whether `attend` beats `decode`: from 64 rows (query, head of the group) of a sequence on it takes 0.6 to 1 times
+  /// as long, and memory that does not grow with queries times tokens.
+  template <class TQ> bool are_many(query_view<TQ> const& q) const {
+    std::int32_t most = 0;
+    for (std::int32_t s = 0; s < q.batch.sequences; ++s) most = q.count(s) > most ? q.count(s) : most;
+    return std::int64_t{most} * (model_.heads / model_.kv_heads) >= 64;
+  }
+  bool is_through(std::int32_t layer) const {
+    return needs_full(layer) ? released(layer) : state_.passed[layer] != 0 || state_.longest == 0;
   }
 
   /// Rows of sequence s that enter the layer: in all, so far, and still to come after these queries.
