@@ -7,22 +7,18 @@
 #include <purekv/compressor.hpp>
 #include <purekv/decode.hpp>
 #include <purekv/detail/appended_cache.hpp>
-#include <purekv/detail/carve.hpp>
 #include <purekv/detail/chunk_mass.hpp>
 #include <purekv/detail/one_set.hpp>
+#include <purekv/detail/prefill_memory.hpp>
 #include <purekv/detail/prompt_cache.hpp>
+#include <purekv/detail/prompt_state.hpp>
 #include <purekv/per_layer.hpp>
-#include <purekv/schedule.hpp>
+#include <purekv/pipeline_cost.hpp>
 #include <purekv/score.hpp>
 #include <purekv/select.hpp>
 #include <purekv/take_back.hpp>
 
 namespace purekv::inline v0_1 {
-
-/// value_dim 0: values are as wide as keys.
-struct model_shape {
-  std::int32_t layers = 0, heads = 0, kv_heads = 0, dim = 0, value_dim = 0;
-};
 
 /// The memory of one layer, all of it the caller's.
 /// full : the prompt's keys and values while the layer needs all of them, [sequences, kv_heads, >= tokens]. Layers
@@ -32,17 +28,6 @@ struct model_shape {
 template <class T> struct layer_storage {
   contiguous_cache<T> full;
   ragged_cache<T> kept;
-};
-
-/// What a schedule costs for one prompt. Bytes count keys, values and positions, the room for new tokens included.
-struct pipeline_cost {
-  std::int64_t peak_bytes = 0;    // while the prompt passes, layer by layer, memory taken as late as possible
-  std::int64_t steady_bytes = 0;  // afterwards
-  std::int64_t full_bytes = 0;    // a cache that keeps everything
-  double pairs = 0;               // (query head, key) pairs computed; above a source with kept tokens evenly spread
-  double full_pairs = 0;          // the same with every layer attending to all that its pattern shows
-  std::int64_t rows = 0;          // (layer, token) pairs that pass: the work beside attention
-  std::int64_t full_rows = 0;
 };
 
 /// The two kinds of work in a prefill call: caching and attending; scoring, selecting and compacting.
@@ -94,17 +79,13 @@ template <class Compressor, Pattern P> class pipeline {
   }
 
   /// False for layers that never evict or drop: what they get goes straight into `kept`.
-  bool needs_full(std::int32_t layer) const {
-    return schedule_.layers[layer].when != evict_when::never && !drops(layer);
-  }
+  bool needs_full(std::int32_t layer) const { return schedule_.needs_full(layer); }
   /// True for deferred layers, and for all that need it where the prompt comes in chunks.
-  bool keeps_full(std::int32_t layer) const {
-    return schedule_.layers[layer].when == evict_when::deferred || (schedule_.chunked && needs_full(layer));
-  }
+  bool keeps_full(std::int32_t layer) const { return schedule_.keeps_full(layer); }
   /// The layer whose prefill call fills `kept` of this one.
   std::int32_t evicts_at(std::int32_t layer) const { return schedule_.evicts_at(layer); }
   /// Whether this layer gets the rows of kept_rows() only.
-  bool drops(std::int32_t layer) const { return schedule_.layers[layer].when == evict_when::dropping; }
+  bool drops(std::int32_t layer) const { return schedule_.drops(layer); }
   /// The rows of the prompt that enter the layers that drop, one list per sequence: tokens(s) are ascending indices
   /// into the rows of sequence s, count(s) of them. The last row, whose logits an engine wants, is always there; more
   /// such rows are the compressor's to pin. They lie in the lent state; no rows before the source's last layer has had
@@ -141,7 +122,7 @@ template <class Compressor, Pattern P> class pipeline {
   /// Memory `begin` wants for prompts of at most `prompt_tokens` tokens.
   std::size_t state_bytes(std::int32_t sequences, std::int32_t prompt_tokens) const {
     detail::carve memory;
-    take_state(memory, sequences, prompt_tokens);
+    detail::prompt_state::take(memory, model_, schedule_, collecting_below(model_.layers), sequences, prompt_tokens);
     return memory.bytes();
   }
 
@@ -150,8 +131,7 @@ template <class Compressor, Pattern P> class pipeline {
   template <Element T, class TQ> std::size_t prefill_workspace(cpu exec, query_view<TQ> const& q) const {
     std::size_t most = 0;
     for (std::int32_t l = 0; l < (pattern_.varies() || schedule_.chunked ? model_.layers : 1); ++l) {
-      prefill_memory<T, TQ> memory;
-      std::size_t const bytes = memory.take(*this, exec, l, q, prompt_shape<T>(q), nullptr, detail::carve{});
+      std::size_t const bytes = whole_memory<T>(exec, l, q, detail::carve{}).bytes;
       most = bytes > most ? bytes : most;
     }
     return most;
@@ -161,12 +141,11 @@ template <class Compressor, Pattern P> class pipeline {
   template <class T, class TQ>
   std::size_t prefill_workspace(cpu exec, std::int32_t layer, query_view<TQ> const& q,
                                 layer_storage<T> const* storage) const {
-    if (!needs_full(layer))
-      return fed_any(layer) ? attend_workspace(exec, pattern_[layer], q, appended(storage[layer].kept, q))
-                            : attend_workspace(exec, pattern_[layer], q, prompt_shape<T>(q));
-    prefill_memory<T, TQ> memory;
-    return memory.take(*this, exec, layer, q, appended(so_far(layer, storage[layer].full), q), &state_,
-                       detail::carve{});
+    if (schedule_.layers[layer].when == evict_when::never)
+      return state_.fed_any(layer) ? attend_workspace(exec, pattern_[layer], q, appended(storage[layer].kept, q))
+                                   : attend_workspace(exec, pattern_[layer], q, prompt_shape<T>(q));
+    return schedule_.chunked ? chunk_memory(exec, layer, q, storage[layer].full, detail::carve{}).bytes
+                             : whole_memory<T>(exec, layer, q, detail::carve{}).bytes;
   }
 
   /// Memory `decode` wants for queries of this shape, up to the capacity of `kept`; for many of them, for these
@@ -192,17 +171,11 @@ template <class Compressor, Pattern P> class pipeline {
       longest = tokens[s] > longest ? tokens[s] : longest;
     }
     detail::carve memory{state};
-    prompt_state const next = take_state(memory, sequences, longest);
+    detail::prompt_state const next =
+        detail::prompt_state::take(memory, model_, schedule_, collecting_below(model_.layers), sequences, longest);
     if (!memory.fits()) return {errc::workspace_too_small, "pipeline::begin: state smaller than state_bytes()"};
     state_ = next;
-    state_.sequences = sequences;
-    state_.longest = longest;
-    state_.new_tokens = new_tokens;
-    for (std::int32_t s = 0; s < sequences; ++s) state_.tokens[s] = tokens[s];
-    for (std::int32_t l = 0; l < model_.layers; ++l) state_.passed[l] = state_.evicted[l] = 0;
-    for (std::int64_t i = 0; i < std::int64_t{model_.layers} * sequences * model_.kv_heads; ++i) state_.fed[i] = 0;
-    for (std::int32_t b = 0; b < schedule_.band_count; ++b) state_.scored[b] = 0;
-    if (state_.chosen != nullptr) *state_.chosen = 0;
+    state_.start(tokens, new_tokens);
     return {};
   }
 
@@ -241,7 +214,7 @@ template <class Compressor, Pattern P> class pipeline {
                 layer_storage<T> const* storage, rows_view<TO> out, workspace work) const {
     if (status const s = check_call(layer, q, k, v, storage); !s.ok()) return s;
     if (status const s = check_out(q, out); !s.ok()) return s;
-    if (!is_through(layer))
+    if (!state_.is_through(layer))
       return {errc::not_ready, "pipeline::decode: this layer has not been through its prompt yet"};
     ragged_cache<T> const& kept = storage[layer].kept;
     if (status const s = append(exec, k, v, q.batch, kept); !s.ok()) return s;
@@ -255,13 +228,14 @@ template <class Compressor, Pattern P> class pipeline {
   /// never been decoded: rejected drafts, a question that was answered. What was evicted for good is not asked back:
   /// tokens of the prompt cannot be taken back. tokens : [sequences]. On error no length changes.
   template <class T> status take_back(cpu exec, std::int32_t const* tokens, layer_storage<T> const* storage) const {
-    if (state_.tokens == nullptr) return {errc::not_ready, "pipeline: begin() has not been called"};
+    if (!state_.started()) return {errc::not_ready, "pipeline: begin() has not been called"};
     if (tokens == nullptr || storage == nullptr)
       return {errc::null_data, "pipeline::take_back: tokens or storage is null"};
     for (std::int32_t l = 0; l < model_.layers; ++l) {
-      if (!is_through(l)) return {errc::not_ready, "pipeline::take_back: a layer has not been through its prompt yet"};
+      if (!state_.is_through(l))
+        return {errc::not_ready, "pipeline::take_back: a layer has not been through its prompt yet"};
       ragged_cache<T> const& kept = storage[l].kept;
-      if (status const s = check_kept(l, kept); !s.ok()) return s;
+      if (status const s = detail::check_kept(state_, slots_of(l), kept); !s.ok()) return s;
       for (std::int32_t s = 0; s < state_.sequences; ++s)
         for (std::int32_t h = 0; h < model_.kv_heads; ++h) {
           std::int32_t const of_prompt = kept.capacity(s, h) - state_.new_tokens;
@@ -277,182 +251,46 @@ template <class Compressor, Pattern P> class pipeline {
 
   /// For prompts of so many tokens in caches whose elements have `element_bytes` bytes, one sequence.
   pipeline_cost cost(std::int32_t prompt_tokens, std::int32_t new_tokens, std::int32_t element_bytes) const {
-    std::int64_t const slot =
-        (std::int64_t{model_.dim} + value_dim()) * element_bytes + std::int64_t{sizeof(std::int32_t)};
-    std::int64_t const full = std::int64_t{model_.kv_heads} * prompt_tokens * slot;
-    double visible = 0;
-    pipeline_cost cost;
-    for (std::int32_t l = 0; l < model_.layers; ++l) {
-      if (l == 0 || pattern_.varies()) visible = visible_pairs(pattern_[l], prompt_tokens) * model_.heads;
-      std::int64_t live = 0;
-      for (std::int32_t other = 0; other < model_.layers; ++other) {
-        bool const from_the_start = schedule_.chunked && !needs_full(other);
-        if (evicts_at(other) <= l || from_the_start) live += kept_slots(other, prompt_tokens, new_tokens) * slot;
-        if (keeps_full(other) && (other <= l || schedule_.chunked) && l <= evicts_at(other)) live += full;
-      }
-      if (needs_full(l) && !keeps_full(l)) live += full;
-      cost.peak_bytes = live > cost.peak_bytes ? live : cost.peak_bytes;
-      cost.steady_bytes += kept_slots(l, prompt_tokens, new_tokens) * slot;
-      cost.full_bytes += std::int64_t{model_.kv_heads} * (std::int64_t{prompt_tokens} + new_tokens) * slot;
-      bool const pruned = (drops(l) || schedule_.layers[l].when == evict_when::before_attending) && prompt_tokens > 0;
-      double const share = pruned ? static_cast<double>(kept_tokens(l, prompt_tokens)) / prompt_tokens : 1.0;
-      cost.pairs += visible * share * (drops(l) ? share : 1.0);
-      cost.full_pairs += visible;
-      cost.rows += drops(l) ? kept_tokens(l, prompt_tokens) : prompt_tokens;
-      cost.full_rows += prompt_tokens;
-    }
-    return cost;
+    auto const kept = [&](std::int32_t layer) { return kept_tokens(layer, prompt_tokens); };
+    return detail::cost_of(model_, schedule_, pattern_, kept, prompt_tokens, new_tokens, element_bytes);
   }
 
   /// The schedule in words with its cost. Allocates the string; for people, not for engines.
   std::string describe(std::int32_t prompt_tokens, std::int32_t new_tokens, std::int32_t element_bytes) const {
     if (status const s = check(); !s.ok()) return s.message;
-    pipeline_cost const c = cost(prompt_tokens, new_tokens, element_bytes);
-    std::string text = purekv::describe(schedule_);
-    auto percent = [&](double part, double whole) {
-      text.append(std::to_string(static_cast<int>(whole > 0 ? 100 * part / whole + 0.5 : 0))).append(" %");
-    };
-    auto bytes = [&](char const* name, std::int64_t n) {
-      text.append(name).append(std::to_string(n)).append(" bytes (");
-      percent(static_cast<double>(n), static_cast<double>(c.full_bytes));
-      text.append(" of a full cache), ");
-    };
-    bytes("peak ", c.peak_bytes);
-    bytes("steady ", c.steady_bytes);
-    text.append("pairs computed ");
-    percent(c.pairs, c.full_pairs);
-    if (c.rows < c.full_rows) {
-      text.append(", rows computed ");
-      percent(static_cast<double>(c.rows), static_cast<double>(c.full_rows));
-    }
-    return text.append("\n");
+    return purekv::describe(schedule_).append(purekv::describe(cost(prompt_tokens, new_tokens, element_bytes)));
   }
 
  private:
-  struct prompt_state {
-    std::int32_t sequences = 0, longest = 0, new_tokens = 0;
-    std::int32_t* tokens = nullptr;     // [sequences]
-    std::int32_t* positions = nullptr;  // [sequences, longest]
-    std::int32_t* fed = nullptr;        // [layers, sequences, kv_heads] tokens seen, as lengths of a cache
-    std::int32_t* passed = nullptr;     // [layers] whether all have been
-    std::int32_t* evicted = nullptr;    // [layers]
-    std::int32_t* scored = nullptr;     // [bands] layers scored
-    float* scores = nullptr;            // [bands, sequences, kv_heads, longest]
-    selection kept;                     // the rows that enter the layers that drop
-    std::int32_t* chosen = nullptr;     // [1] whether they are known; null where no layer drops
-    float* masses = nullptr;            // [layers that collect, sequences, heads, longest], of a prompt in chunks
-  };
-
-  /// Everything a prefill call needs beside the operations' own workspaces.
-  template <class T, class TQ> struct prefill_memory {
-    float* lse;         // [heads, queries]
-    float* scores;      // [sequences, kv_heads, longest]
-    float* own_source;  // the same, for a cross_layer that is its own source
-    float* mass;        // [heads, longest], what a chunk adds to the mass
-    selection kept;
-    workspace rest;  // lent to one operation after the other
-    bool fits;
-
-    /// cache: as it will be when q's tokens are in it. state: null if q is the whole prompt.
-    template <Cache C>
-    std::size_t take(pipeline const& p, cpu exec, std::int32_t layer, query_view<TQ> const& q, C const& cache,
-                     prompt_state const* state, detail::carve memory) {
-      std::int32_t const sequences = cache.sequences, kv_heads = cache.kv_heads;
-      std::int32_t longest = 0;
-      std::int64_t tokens = 0;
-      for (std::int32_t s = 0; s < sequences; ++s) {
-        longest = cache.length(s, 0) > longest ? cache.length(s, 0) : longest;
-        tokens += std::int64_t{kv_heads} * cache.length(s, 0);
-      }
-      std::int64_t const rows = std::int64_t{sequences} * kv_heads;
-      std::int64_t const queries = q.rows.tokens;
-      lse = memory.take<float>(p.model_.heads * queries);
-      scores = memory.take<float>(rows * longest);
-      own_source = memory.take<float>(cross_layer ? rows * longest : 0);
-      bool const collects = p.collects(layer);
-      mass = memory.take<float>(collects ? std::int64_t{p.model_.heads} * longest : 0);
-      kept = {.offset = memory.take<std::int64_t>(rows + 1),
-              .token = memory.take<std::int32_t>(tokens),
-              .capacity = tokens,
-              .rows = static_cast<std::int32_t>(Compressor::scope == selection_scope::layer ? sequences : rows),
-              .scope = Compressor::scope};
-      attend_taps taps{.lse = lse, .lse_stride = queries};
-      std::size_t most = attend_workspace(exec, p.pattern_[layer], q, cache, taps);
-      auto cover = [&](std::size_t bytes) { most = bytes > most ? bytes : most; };
-      evidence<P, TQ> const seen{p.pattern_[layer], q, lse, queries,
-                                 state != nullptr ? p.mass_of(layer) : score_view{}};
-      for (std::int32_t s = 0; collects && s < sequences; ++s) {
-        std::int32_t const to_come = state != nullptr ? p.left_after(layer, q, s) : 0;
-        query_range const range = detail::among_the_last(mass_queries, q.count(s), to_come);
-        cover(detail::chunk_mass_workspace(exec, seen, cache, s, range));
-      }
-      Compressor const& c = p.compressor_[layer];
-      cover(score_workspace(exec, c.estimator, seen, cache));
-      if constexpr (cross_layer) {
-        cover(score_workspace(exec, c.estimator.source, seen, cache));
-        cover(accumulate_source_workspace(exec, c.estimator, cache));
-      }
-      cover(select_workspace(exec, c, cache));
-      cover(select_workspace(exec, detail::one_set(c), cache));
-      rest = {memory.take<std::byte>(static_cast<std::int64_t>(most)), most};
-      fits = memory.fits();
-      return memory.bytes();
-    }
-  };
-
-  prompt_state take_state(detail::carve& memory, std::int32_t sequences, std::int32_t longest) const {
-    prompt_state s;
-    s.tokens = memory.take<std::int32_t>(sequences);
-    s.positions = memory.take<std::int32_t>(std::int64_t{sequences} * longest);
-    s.fed = memory.take<std::int32_t>(std::int64_t{model_.layers} * sequences * model_.kv_heads);
-    s.passed = memory.take<std::int32_t>(model_.layers);
-    s.evicted = memory.take<std::int32_t>(model_.layers);
-    s.scored = memory.take<std::int32_t>(schedule_.band_count);
-    s.scores = memory.take<float>(schedule_.band_count * (std::int64_t{sequences} * model_.kv_heads * longest));
-    if (schedule_.first_dropping() < model_.layers) {
-      std::int64_t const rows = std::int64_t{sequences} * longest;
-      s.kept = {.offset = memory.take<std::int64_t>(std::int64_t{sequences} + 1),
-                .token = memory.take<std::int32_t>(rows),
-                .capacity = rows,
-                .rows = sequences,
-                .scope = selection_scope::layer};
-      s.chosen = memory.take<std::int32_t>(1);
-    }
-    s.masses = memory.take<float>(collecting_below(model_.layers) * (std::int64_t{sequences} * model_.heads * longest));
-    return s;
+  /// What a call works in, for a prompt at once and for a chunk of one.
+  template <class T, class TQ>
+  detail::prefill_memory whole_memory(cpu exec, std::int32_t layer, query_view<TQ> const& q,
+                                      detail::carve const& memory) const {
+    evidence<P, TQ> const seen{pattern_[layer], q};
+    auto const range = [&](std::int32_t s) { return detail::among_the_last(mass_queries, q.count(s), 0); };
+    return detail::prefill_memory::take(exec, compressor_[layer], seen, prompt_shape<T>(q), collects(layer), range,
+                                        memory);
   }
-
-  source_view source_of(float* scores) const {
-    return {dense_scores(scores, state_.sequences, model_.kv_heads, state_.longest), state_.positions, state_.longest,
-            state_.tokens};
-  }
-  source_view band_source(std::int32_t band) const {
-    return source_of(state_.scores + std::int64_t{band} * state_.sequences * model_.kv_heads * state_.longest);
-  }
-  bool band_scored(std::int32_t band) const {
-    return state_.scored[band] == schedule_.bands[band].last - schedule_.bands[band].first + 1;
+  template <class T, class TQ>
+  detail::prefill_memory chunk_memory(cpu exec, std::int32_t layer, query_view<TQ> const& q,
+                                      contiguous_cache<T> const& full, detail::carve const& memory) const {
+    evidence<P, TQ> const seen{pattern_[layer], q, nullptr, 0, mass_of(layer)};
+    auto const range = [&](std::int32_t s) { return collected(layer, q, s); };
+    return detail::prefill_memory::take(exec, compressor_[layer], seen, appended(state_.so_far(layer, full), q),
+                                        collects(layer), range, memory);
   }
 
   template <class TQ, class TI, class T>
   status check_call(std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> const& k,
                     rows_view<TI const> const& v, layer_storage<T> const* storage) const {
-    if (state_.tokens == nullptr) return {errc::not_ready, "pipeline: begin() has not been called"};
+    if (!state_.started()) return {errc::not_ready, "pipeline: begin() has not been called"};
     if (layer < 0 || layer >= model_.layers) return {errc::bad_shape, "pipeline: no such layer"};
     if (storage == nullptr) return {errc::null_data, "pipeline: storage is null"};
-    if (q.rows.heads != model_.heads || q.rows.dim != model_.dim || q.batch.sequences != state_.sequences)
-      return {errc::mismatch,
-              "pipeline: queries differ from the model in heads or dim, or from the prompt in sequences"};
-    if (k.heads != model_.kv_heads || k.dim != model_.dim || k.tokens != q.rows.tokens || v.heads != model_.kv_heads ||
-        v.dim != value_dim() || v.tokens != q.rows.tokens)
-      return {errc::mismatch, "pipeline: keys or values differ from the model or the queries"};
-    if (q.rows.tokens > 0 &&
-        (q.rows.data == nullptr || k.data == nullptr || v.data == nullptr || q.batch.positions == nullptr))
-      return {errc::null_data, "pipeline: queries, keys, values or positions are null"};
-    return {};
+    return detail::check_vectors(state_, q, k, v);
   }
 
   template <class TQ, class TO> status check_out(query_view<TQ> const& q, rows_view<TO> const& out) const {
-    if (out.heads != q.rows.heads || out.dim != value_dim() || out.tokens != q.rows.tokens)
+    if (out.heads != q.rows.heads || out.dim != model_.value_width() || out.tokens != q.rows.tokens)
       return {errc::mismatch, "pipeline: out differs from the queries in heads, tokens or dim"};
     if (q.rows.tokens > 0 && out.data == nullptr) return {errc::null_data, "pipeline: out is null"};
     return {};
@@ -464,15 +302,12 @@ template <class Compressor, Pattern P> class pipeline {
     if (state_.passed[layer] != 0)
       return {errc::bad_policy, "pipeline::prefill: this layer has had its prompt; call begin() for the next"};
     if (drops(layer))
-      if (status const s = check_kept_rows(q); !s.ok()) return s;
-    bool whole = true, evicts = false;
-    for (std::int32_t s = 0; s < state_.sequences; ++s) {
-      if (left_after(layer, q, s) < 0)
+      if (status const s = detail::check_kept_rows(state_, q); !s.ok()) return s;
+    for (std::int32_t s = 0; s < state_.sequences; ++s)
+      if (state_.left_after(layer, q, s) < 0)
         return {errc::mismatch, "pipeline::prefill: a sequence gets more tokens than begin() was told"};
-      whole = whole && left_after(layer, q, s) == 0;
-    }
-    for (std::int32_t l = 0; l < model_.layers; ++l) evicts = evicts || schedule_.layers[l].when != evict_when::never;
-    if (evicts && !whole && !schedule_.chunked)
+    bool const completes = state_.completed_by(layer, q);
+    if (!completes && !schedule_.chunked && schedule_.evicts())
       return {errc::bad_policy,
               "pipeline::prefill: a prompt in chunks needs schedule::chunked; without it give all queries at once"};
     for (std::int32_t s = 0; s < state_.sequences; ++s) {
@@ -489,11 +324,11 @@ template <class Compressor, Pattern P> class pipeline {
                 "evict after attending"};
     }
     layer_plan const& plan = schedule_.layers[layer];
-    if (!needs_full(layer)) return check_kept(layer, storage[layer].kept);
-    if (status const s = check_full(layer, storage[layer].full); !s.ok() || !whole) return s;
+    if (!needs_full(layer)) return detail::check_kept(state_, slots_of(layer), storage[layer].kept);
+    if (status const s = detail::check_full(state_, layer, storage[layer].full); !s.ok() || !completes) return s;
     if (plan.source >= 0) {
       bool const scores_last = schedule_.bands[plan.source].last >= layer;
-      if (!scores_last && !band_scored(plan.source))
+      if (!scores_last && !state_.band_scored(plan.source))
         return {errc::not_ready, "pipeline::prefill: the source of this layer has not been scored yet"};
     }
     for (std::int32_t b = 0; b < schedule_.band_count; ++b)
@@ -503,56 +338,18 @@ template <class Compressor, Pattern P> class pipeline {
       if (needs_full(l) && evicts_at(l) == layer) {
         if (l < layer && state_.passed[l] == 0)
           return {errc::not_ready, "pipeline::prefill: a layer that evicts now has not had its whole prompt"};
-        if (status const s = check_kept(l, storage[l].kept); !s.ok()) return s;
+        if (status const s = detail::check_kept(state_, slots_of(l), storage[l].kept); !s.ok()) return s;
       }
     return {};
   }
 
-  template <class T> status check_full(std::int32_t layer, contiguous_cache<T> const& full) const {
-    if (status const s = full.check(); !s.ok()) return s;
-    if (full.sequences != state_.sequences || full.kv_heads != model_.kv_heads || full.dim != model_.dim ||
-        value_dim_of(full) != value_dim())
-      return {errc::mismatch, "pipeline::prefill: the full cache differs from the model or the prompt"};
-    if (full.tokens < state_.longest)
-      return {errc::capacity_exceeded, "pipeline::prefill: the full cache is shorter than the prompt"};
-    for (std::int32_t i = 0; i < state_.sequences * model_.kv_heads; ++i)
-      if (full.lengths[i] < fed_of(layer)[i])
-        return {errc::mismatch, "pipeline::prefill: the full cache does not hold the chunks that came before"};
-    return {};
-  }
-
-  template <class T> status check_kept(std::int32_t layer, ragged_cache<T> const& kept) const {
-    if (kept.sequences != state_.sequences || kept.kv_heads != model_.kv_heads || kept.dim != model_.dim ||
-        value_dim_of(kept) != value_dim())
-      return {errc::mismatch, "pipeline::prefill: the kept cache differs from the model or the prompt"};
-    if (kept.extents == nullptr || (kept.slots > 0 && (kept.keys == nullptr || kept.values == nullptr)))
-      return {errc::null_data, "pipeline::prefill: keys, values or extents of the kept cache is null"};
+  /// Slots that `kept` of this layer needs for the whole batch.
+  std::int64_t slots_of(std::int32_t layer) const {
     std::int64_t slots = 0;
     for (std::int32_t s = 0; s < state_.sequences; ++s)
       slots += needs_full(layer) ? kept_slots(layer, state_.tokens[s], state_.new_tokens)
-                                 : std::int64_t{model_.kv_heads} * (rows_of(layer, s) + state_.new_tokens);
-    if (kept.slots < slots)
-      return {errc::capacity_exceeded, "pipeline::prefill: the kept cache has fewer slots than kept_slots()"};
-    return {};
-  }
-
-  /// Whether these queries are those of kept_rows().
-  template <class TQ> status check_kept_rows(query_view<TQ> const& q) const {
-    if (*state_.chosen == 0)
-      return {errc::not_ready, "pipeline::prefill: the source of this layer has not been scored yet"};
-    if (status const s = detail::check_batch(q.batch, q.rows.tokens); !s.ok()) return s;
-    for (std::int32_t s = 0; s < state_.sequences; ++s)
-      if (q.count(s) != state_.kept.count(s))
-        return {errc::mismatch,
-                "pipeline::prefill: a layer that drops gets the rows of kept_rows(), no more and no less"};
-    for (std::int32_t s = 0; s < state_.sequences; ++s) {
-      std::int32_t const* const positions = state_.positions + std::int64_t{s} * state_.longest;
-      for (std::int32_t i = 0; i < q.count(s); ++i)
-        if (q.batch.positions[q.begin(s) + i] != positions[state_.kept.tokens(s)[i]])
-          return {errc::bad_positions,
-                  "pipeline::prefill: a layer that drops gets other positions than kept_rows() have"};
-    }
-    return {};
+                                 : std::int64_t{model_.kv_heads} * (state_.rows_of(layer, s) + state_.new_tokens);
+    return slots;
   }
 
   /// Whether `attend` beats `decode`: from 64 rows (query, head of the group) of a sequence on it takes 0.6 to 1 times
@@ -561,46 +358,6 @@ template <class Compressor, Pattern P> class pipeline {
     std::int32_t most = 0;
     for (std::int32_t s = 0; s < q.batch.sequences; ++s) most = q.count(s) > most ? q.count(s) : most;
     return std::int64_t{most} * (model_.heads / model_.kv_heads) >= 64;
-  }
-  bool is_through(std::int32_t layer) const {
-    return needs_full(layer) ? released(layer) : state_.passed[layer] != 0 || state_.longest == 0;
-  }
-
-  /// Rows of sequence s that enter the layer: in all, so far, and still to come after these queries.
-  std::int32_t rows_of(std::int32_t layer, std::int32_t s) const {
-    return drops(layer) ? state_.kept.count(s) : state_.tokens[s];
-  }
-  std::int32_t fed(std::int32_t layer, std::int32_t s) const { return fed_of(layer)[s * model_.kv_heads]; }
-  template <class TQ> std::int32_t left_after(std::int32_t layer, query_view<TQ> const& q, std::int32_t s) const {
-    return rows_of(layer, s) - fed(layer, s) - q.count(s);
-  }
-
-  /// [sequences, kv_heads]
-  std::int32_t* fed_of(std::int32_t layer) const {
-    return state_.fed + std::int64_t{layer} * state_.sequences * model_.kv_heads;
-  }
-  bool fed_any(std::int32_t layer) const {
-    bool any = false;
-    for (std::int32_t s = 0; s < state_.sequences; ++s) any = any || fed(layer, s) > 0;
-    return any;
-  }
-  template <class TQ> void advance(cpu exec, std::int32_t layer, query_view<TQ> const& q) const {
-    exec.sync();
-    if (exec.rank() == 0) {
-      bool all = true;
-      for (std::int32_t s = 0; s < state_.sequences; ++s) {
-        all = all && left_after(layer, q, s) == 0;
-        for (std::int32_t h = 0; h < model_.kv_heads; ++h) fed_of(layer)[s * model_.kv_heads + h] += q.count(s);
-      }
-      state_.passed[layer] = all;
-    }
-    exec.sync();
-  }
-
-  /// The full cache with what the pipeline knows to be in it.
-  template <class T> contiguous_cache<T> so_far(std::int32_t layer, contiguous_cache<T> full) const {
-    full.lengths = fed_of(layer);
-    return full;
   }
   template <Cache C, class TQ> static detail::appended_cache<C> appended(C const& cache, query_view<TQ> const& q) {
     return {cache, q.batch, q.rows.tokens};
@@ -619,10 +376,11 @@ template <class Compressor, Pattern P> class pipeline {
     return count;
   }
   score_view mass_of(std::int32_t layer) const {
-    if (!collects(layer)) return {};
-    std::int64_t const floats = std::int64_t{state_.sequences} * model_.heads * state_.longest;
-    return dense_scores(state_.masses + collecting_below(layer) * floats, state_.sequences, model_.heads,
-                        state_.longest);
+    return collects(layer) ? state_.mass(collecting_below(layer)) : score_view{};
+  }
+  /// Which of these queries of sequence s count for it.
+  template <class TQ> query_range collected(std::int32_t layer, query_view<TQ> const& q, std::int32_t s) const {
+    return detail::among_the_last(mass_queries, q.count(s), state_.left_after(layer, q, s));
   }
 
   /// Who computes a layer's attention to the whole prompt, and where its log-sum-exp is found then.
@@ -649,24 +407,22 @@ template <class Compressor, Pattern P> class pipeline {
 
     if (plan.when == evict_when::never) return keep_whole(exec, layer, q, k, v, own.kept, attention, work);
 
-    prefill_memory<T, TQ> memory;
-    detail::carve carved{work};
-    if (schedule_.chunked)
-      memory.take(*this, exec, layer, q, appended(so_far(layer, own.full), q), &state_, carved);
-    else
-      memory.take(*this, exec, layer, q, prompt_shape<T>(q), nullptr, carved);
+    detail::carve const carved{work};
+    detail::prefill_memory const memory =
+        schedule_.chunked ? chunk_memory(exec, layer, q, own.full, carved) : whole_memory<T>(exec, layer, q, carved);
     if (!memory.fits)
       return {errc::workspace_too_small, "pipeline::prefill: workspace smaller than prefill_workspace()"};
     if (drops(layer)) return keep_whole(exec, layer, q, k, v, own.kept, attention, memory.rest);
 
     if (exec.rank() == 0)
-      for (std::int32_t i = 0; i < state_.sequences * model_.kv_heads; ++i) own.full.lengths[i] = fed_of(layer)[i];
+      for (std::int32_t i = 0; i < state_.sequences * model_.kv_heads; ++i)
+        own.full.lengths[i] = state_.lengths_of(layer)[i];
     exec.sync();
     if (status const s = append(exec, k, v, q.batch, own.full); !s.ok()) return s;
     status const result = plan.when == evict_when::before_attending
                               ? prune_then_attend(exec, layer, q, own, attention, memory)
                               : attend_then_evict(exec, layer, q, storage, attention, memory);
-    if (result.ok()) advance(exec, layer, q);
+    if (result.ok()) state_.advance(exec, layer, q);
     return result;
   }
 
@@ -674,7 +430,7 @@ template <class Compressor, Pattern P> class pipeline {
     std::int64_t begin = 0;
     for (std::int32_t s = 0; s < state_.sequences; ++s)
       for (std::int32_t h = 0; h < model_.kv_heads; ++h) {
-        std::int32_t const capacity = rows_of(layer, s) + state_.new_tokens;
+        std::int32_t const capacity = state_.rows_of(layer, s) + state_.new_tokens;
         kept.at(s, h) = {begin, 0, capacity};
         begin += capacity;
       }
@@ -683,23 +439,24 @@ template <class Compressor, Pattern P> class pipeline {
   template <class TQ, class TI, class T, class Attention>
   status keep_whole(cpu exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> k, rows_view<TI const> v,
                     ragged_cache<T> const& kept, Attention const& attention, workspace work) const {
-    if (exec.rank() == 0 && !fed_any(layer)) lay_out_whole(layer, kept);
+    if (exec.rank() == 0 && !state_.fed_any(layer)) lay_out_whole(layer, kept);
     exec.sync();
     if (status const s = append(exec, k, v, q.batch, kept); !s.ok()) return s;
     status result;
     if constexpr (Attention::here) result = attend(exec, pattern_[layer], q, kept, attention.out, attention.taps, work);
     if (!result.ok()) detail::shorten(exec, kept, [&](std::int32_t s) { return q.count(s); });
-    if (result.ok()) advance(exec, layer, q);
+    if (result.ok()) state_.advance(exec, layer, q);
     return result;
   }
 
   template <class TQ, class T, class Attention>
   status prune_then_attend(cpu exec, std::int32_t layer, query_view<TQ> const& q, layer_storage<T> const& own,
-                           Attention const& attention, prefill_memory<T, TQ> const& memory) const {
+                           Attention const& attention, detail::prefill_memory const& memory) const {
     enter(exec, pipeline_phase::compressing);
     P const& pattern = pattern_[layer];
     evidence<P, TQ> const none{pattern, q, nullptr, 0};
-    if (status const s = evict(exec, layer, none, band_source(schedule_.layers[layer].source), own, memory); !s.ok())
+    if (status const s = evict(exec, layer, none, state_.band_source(schedule_.layers[layer].source), own, memory);
+        !s.ok())
       return s;
     if constexpr (Attention::here) return attend_to_kept(exec, pattern, q, own, attention, memory.rest);
     return {};
@@ -723,8 +480,8 @@ template <class Compressor, Pattern P> class pipeline {
       bool const alike = full.value_dim == 0;
       self_view<T> const self{
           {full.keys, model_.kv_heads, q.count(s), model_.dim, full.head_stride, full.token_stride},
-          {full.values, model_.kv_heads, q.count(s), value_dim(), alike ? full.head_stride : full.value_head_stride,
-           alike ? full.token_stride : full.value_token_stride}};
+          {full.values, model_.kv_heads, q.count(s), model_.value_width(),
+           alike ? full.head_stride : full.value_head_stride, alike ? full.token_stride : full.value_token_stride}};
       if (status const r = attend(exec, pattern, one, one_sequence(own.kept, s), self, one_out, taps, work); !r.ok())
         return r;
     }
@@ -733,7 +490,7 @@ template <class Compressor, Pattern P> class pipeline {
 
   template <class TQ, class T, class Attention>
   status attend_then_evict(cpu exec, std::int32_t layer, query_view<TQ> const& q, layer_storage<T> const* storage,
-                           Attention const& attention, prefill_memory<T, TQ> const& memory) const {
+                           Attention const& attention, detail::prefill_memory const& memory) const {
     layer_storage<T> const& own = storage[layer];
     evidence<P, TQ> seen{pattern_[layer], q, memory.lse, q.rows.tokens, mass_of(layer)};
     if constexpr (Attention::here) {
@@ -747,41 +504,31 @@ template <class Compressor, Pattern P> class pipeline {
       seen.lse_stride = attention.lse_stride;
     }
     enter(exec, pipeline_phase::compressing);
-    bool last_chunk = true;
-    for (std::int32_t s = 0; s < state_.sequences; ++s) {
-      std::int32_t const to_come = left_after(layer, q, s);
-      last_chunk = last_chunk && to_come == 0;
-      if (!collects(layer)) continue;
-      query_range const range = detail::among_the_last(mass_queries, q.count(s), to_come);
+    for (std::int32_t s = 0; collects(layer) && s < state_.sequences; ++s) {
+      query_range const range = collected(layer, q, s);
       if (status const r = detail::add_chunk_mass(exec, seen, own.full, s, range, mass_by, memory.mass, memory.rest);
           !r.ok())
         return r;
     }
-    if constexpr (cross_layer) {
-      if (exec.rank() == 0)
-        for (std::int32_t s = 0; s < state_.sequences; ++s) {
-          std::int32_t* const next = state_.positions + std::int64_t{s} * state_.longest + fed(layer, s);
-          for (std::int32_t i = 0; i < q.count(s); ++i) next[i] = q.batch.positions[q.begin(s) + i];
-        }
-      exec.sync();
-    }
-    if (!last_chunk) return {};
+    if constexpr (cross_layer) state_.note_positions(exec, layer, q);
+    if (!state_.completed_by(layer, q)) return {};
 
     if constexpr (cross_layer) {
       layer_plan const& plan = schedule_.layers[layer];
       bool const own_score = plan.source < 0;
       if (own_score || schedule_.in_any_band(layer)) {
-        score_view const scores = dense_scores(memory.scores, state_.sequences, model_.kv_heads, state_.longest);
+        score_view const scores = state_.scores_in(memory.scores);
         auto const& source = compressor_[layer].estimator.source;
         if (status const s = score(exec, source, seen, own.full, source_view{}, scores, memory.rest); !s.ok()) return s;
         for (std::int32_t b = 0; b < schedule_.band_count; ++b)
           if (schedule_.in_band(b, layer))
             if (status const s =
-                    fold(exec, layer, scores, own.full, state_.scored[b] == 0, band_source(b), memory.rest);
+                    fold(exec, layer, scores, own.full, state_.scored[b] == 0, state_.band_source(b), memory.rest);
                 !s.ok())
               return s;
         if (own_score)
-          if (status const s = fold(exec, layer, scores, own.full, true, source_of(memory.own_source), memory.rest);
+          if (status const s =
+                  fold(exec, layer, scores, own.full, true, state_.source_of(memory.own_source), memory.rest);
               !s.ok())
             return s;
         if (exec.rank() == 0)
@@ -798,7 +545,7 @@ template <class Compressor, Pattern P> class pipeline {
       if (needs_full(l) && evicts_at(l) == layer) {
         std::int32_t const band = schedule_.layers[l].source;
         source_view source{};
-        if constexpr (cross_layer) source = band < 0 ? source_of(memory.own_source) : band_source(band);
+        if constexpr (cross_layer) source = band < 0 ? state_.source_of(memory.own_source) : state_.band_source(band);
         if (status const s = evict(exec, l, seen, source, storage[l], memory); !s.ok()) return s;
       }
     return {};
@@ -816,8 +563,8 @@ template <class Compressor, Pattern P> class pipeline {
   /// them.
   template <class TQ, class T>
   status choose_rows(cpu exec, std::int32_t layer, contiguous_cache<T> const& full,
-                     prefill_memory<T, TQ> const& memory) const {
-    source_view const source = band_source(schedule_.layers[schedule_.first_dropping()].source);
+                     detail::prefill_memory const& memory) const {
+    source_view const source = state_.band_source(schedule_.layers[schedule_.first_dropping()].source);
     auto const c = detail::one_set(compressor_[layer]);
     layer_position const where{layer, model_.layers};
     if (status const s = select(exec, c, source.scores, full, state_.kept, memory.rest, where); !s.ok()) return s;
@@ -828,8 +575,8 @@ template <class Compressor, Pattern P> class pipeline {
 
   template <class TQ, class T>
   status evict(cpu exec, std::int32_t layer, evidence<P, TQ> const& seen, source_view const& source,
-               layer_storage<T> const& own, prefill_memory<T, TQ> const& memory) const {
-    score_view const scores = dense_scores(memory.scores, state_.sequences, model_.kv_heads, state_.longest);
+               layer_storage<T> const& own, detail::prefill_memory const& memory) const {
+    score_view const scores = state_.scores_in(memory.scores);
     if (status const s = score(exec, compressor_[layer].estimator, seen, own.full, source, scores, memory.rest);
         !s.ok())
       return s;
@@ -850,27 +597,7 @@ template <class Compressor, Pattern P> class pipeline {
 
   /// The cache that holds exactly the prompt of these queries.
   template <class T, class TQ> detail::prompt_cache<T> prompt_shape(query_view<TQ> const& q) const {
-    return {q.batch, model_.kv_heads, model_.dim, value_dim(), q.rows.tokens};
-  }
-  std::int32_t value_dim() const { return model_.value_dim != 0 ? model_.value_dim : model_.dim; }
-
-  /// (query, key) pairs of one head that the pattern shows, causality included.
-  static double visible_pairs(P const& pattern, std::int32_t tokens) {
-    double pairs = 0;
-    for (std::int32_t q = 0; q < tokens; ++q) {
-      std::int32_t const furthest = detail::last_visible(pattern, q), end = furthest < tokens ? furthest : tokens - 1;
-      auto count = [&](std::int32_t first, std::int32_t last, bool full) {
-        last = last < end ? last : end;
-        if (full && first <= last) pairs += last - first + 1;
-        if (!full)
-          for (std::int32_t k = first; k <= last; ++k) pairs += pattern.visible(0, q, k);
-      };
-      if constexpr (requires { pattern.runs(q, q, count); })
-        pattern.runs(q, q, count);
-      else
-        count(0, end, false);
-    }
-    return pairs;
+    return {q.batch, model_.kv_heads, model_.dim, model_.value_width(), q.rows.tokens};
   }
 
   model_shape model_;
@@ -878,7 +605,7 @@ template <class Compressor, Pattern P> class pipeline {
   per_layer<Compressor> compressor_;
   per_layer<P> pattern_;
   phase_listener listener_;
-  prompt_state state_;
+  detail::prompt_state state_;
 };
 
 template <class C, class P>

@@ -52,6 +52,21 @@ struct schedule {
     while (l < layer_count && layers[l].when != evict_when::dropping) ++l;
     return l;
   }
+  /// Whether the layer gets the kept tokens only.
+  PUREKV_INLINE bool drops(std::int32_t layer) const { return layers[layer].when == evict_when::dropping; }
+  /// Whether it evicts, and so needs the prompt's whole cache for a time.
+  PUREKV_INLINE bool needs_full(std::int32_t layer) const {
+    return layers[layer].when != evict_when::never && !drops(layer);
+  }
+  /// Whether it needs that beyond its own call.
+  PUREKV_INLINE bool keeps_full(std::int32_t layer) const {
+    return layers[layer].when == evict_when::deferred || (chunked && needs_full(layer));
+  }
+  PUREKV_INLINE bool evicts() const {
+    bool any = false;
+    for (std::int32_t l = 0; l < layer_count; ++l) any = any || layers[l].when != evict_when::never;
+    return any;
+  }
   /// The layer whose turn it is when `layer` evicts.
   PUREKV_INLINE std::int32_t evicts_at(std::int32_t layer) const {
     return layers[layer].when == evict_when::deferred ? bands[layers[layer].source].last : layer;
