@@ -4,6 +4,8 @@
 #   scripts/demo.sh                                  a fact hidden in Debian's manual, one table
 #   scripts/demo.sh --document FILE --ask "..."      your own text and question
 #   scripts/demo.sh --chat --presets full,kvzip      compressed once, ten questions asked one after the other
+#   scripts/demo.sh --chat --stdin --presets kvzip   your questions, one a line; the talk stays in the cache
+#   scripts/demo.sh --chunk 512 --speculate 4        the prompt in chunks, and four tokens guessed at a time
 #   scripts/demo.sh --model FILE                     a GGUF file: Llama, Qwen 2 and 3, Gemma 1 to 3
 #   scripts/demo.sh --help                           all options
 #   scripts/demo.sh --test                           runs the engine's tests instead

@@ -22,7 +22,8 @@ struct layer_rows {
 };
 
 /// Attention and its cache, as a model sees them. For each layer, in order: `open` by one thread, `run` by all of the
-/// model's threads together, `close` by one thread. The first pass after `begin` is the prompt.
+/// model's threads together, `close` by one thread. The first tokens after `begin`, as many as it was told, are the
+/// prompt, in one pass or in several.
 class attention {
  public:
   virtual ~attention() = default;

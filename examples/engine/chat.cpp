@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "chat.hpp"
 
+#include "conversation.hpp"
 #include "error.hpp"
-#include "experiment.hpp"
 #include "prompt.hpp"
 #include "report.hpp"
 
@@ -14,7 +14,7 @@ namespace engine {
 
 namespace {
 
-constexpr int facts_hidden = 5, longest_question = 128;
+constexpr int facts_hidden = 5, longest_question = 128, remembered_turns = 16;
 
 /// No two share a word of their names: a small model mixes up a green door and a green gate with any cache.
 std::vector<needle> random_facts(unsigned seed) {
@@ -31,29 +31,11 @@ std::vector<needle> random_facts(unsigned seed) {
   return facts;
 }
 
-/// A compressed document, to be asked as often as one likes.
-struct compressed_document {
-  std::unique_ptr<measured_attention> attention;
-  int tokens;
-  measurement cost;
-
-  compressed_document(language_model& model, options const& o, options::row const& row, prompt const& p)
-      : attention(make_attention(row.preset, row.compression, o.element, model)),
-        tokens(static_cast<int>(p.document.size())),
-        cost(compress_document(model, *attention, p, longest_question + o.new_tokens,
-                               [&] { model.prefill(p.document, *attention); })) {}
-
-  measurement ask(language_model& model, std::span<int const> question, int new_tokens, answer_reader const& reader) {
-    measurement result;
-    int const added = answer_question(model, *attention, tokens, question, new_tokens, reader, result);
-    attention->take_back(added);
-    return result;
-  }
-};
-
 nlohmann::json ask_lines(language_model& model, tokenizer const& words, prompt const& p, options const& o,
                          std::istream& in, std::ostream& out) {
-  compressed_document document(model, o, o.rows().front(), p);
+  int const a_turn = longest_question + o.new_tokens;
+  int const context = model.shape().context - static_cast<int>(p.document.size());
+  conversation talk(model, o, o.rows().front(), p, std::min(context, o.forgetful ? a_turn : remembered_turns * a_turn));
   answer_reader const reader{[&](int token) { return words.text(token); }, [&](int token) { return words.ends(token); },
                              [](std::string const&) { return std::nullopt; }};
   nlohmann::json answers = nlohmann::json::array();
@@ -63,9 +45,14 @@ nlohmann::json ask_lines(language_model& model, tokenizer const& words, prompt c
       out << "That question is longer than " << longest_question << " tokens.\n";
       continue;
     }
-    measurement const m = document.ask(model, question, o.new_tokens, reader);
+    if (!talk.has_room_for(question.size())) {
+      talk.forget();
+      out << "(What was said before this question is forgotten; the document is not.)\n";
+    }
+    measurement const m = talk.ask(question, reader);
     out << printable(m.answer) << '\n';
     answers.push_back({{"question", line}, {"answer", m.answer}});
+    if (o.forgetful) talk.forget();
   }
   return answers;
 }
@@ -93,7 +80,7 @@ nlohmann::json chat(engine& model, tokenizer const& words, std::span<int const> 
       {"preset", "smaller", "right", "cache MB", "peak MB", "prefill s", "repeat s", "a question s"}};
   nlohmann::json rows = nlohmann::json::array();
   for (options::row const& row : o.rows()) {
-    compressed_document compressed(model, o, row, p);
+    conversation talk(model, o, row, p, longest_question + o.new_tokens);
     nlohmann::json answers = nlohmann::json::array();
     int right = 0;
     seconds asking{};
@@ -103,12 +90,13 @@ nlohmann::json chat(engine& model, tokenizer const& words, std::span<int const> 
       answer_reader const reader{[&](int token) { return words.text(token); },
                                  [&](int token) { return words.ends(token) || words.text(token) == "\n"; },
                                  [&](std::string const& text) { return fact.answered_by(text); }};
-      measurement const m = compressed.ask(model, words.tokens(fact.question()), o.new_tokens, reader);
+      measurement const m = talk.ask(words.tokens(fact.question()), reader);
+      talk.forget();
       right += *m.right;
       asking += m.asking;
       answers.push_back({{"name", fact.name}, {"code", fact.code}, {"answer", m.answer}, {"right", *m.right}});
     }
-    measurement const& cost = compressed.cost;
+    measurement const& cost = talk.cost();
     auto const megabytes = [](std::int64_t bytes) { return with_decimals(static_cast<double>(bytes) / 1e6, 2); };
     cells.push_back({row.preset, row.compression == 1 ? "-" : std::to_string(row.compression) + "x",
                      std::to_string(right) + '/' + std::to_string(questions.size()), megabytes(cost.cache_bytes),

@@ -8,7 +8,6 @@
 #include <purekv/pattern/sliding_window.hpp>
 #include <purekv/pipeline.hpp>
 #include <purekv/protect/within_window.hpp>
-#include <purekv/take_back.hpp>
 
 #include <algorithm>
 #include <limits>
@@ -21,10 +20,15 @@ namespace engine {
 struct layer_schedule {
   std::vector<purekv::layer_plan> layers;
   std::vector<purekv::source_band> bands;
+  bool chunked = false;
 
   purekv::schedule view() const {
     return {layers.data(), static_cast<std::int32_t>(layers.size()), bands.data(),
-            static_cast<std::int32_t>(bands.size())};
+            static_cast<std::int32_t>(bands.size()), chunked};
+  }
+  void take_chunks() {
+    purekv::attend_first(layers.data(), static_cast<std::int32_t>(layers.size()));
+    chunked = true;
   }
 };
 
@@ -58,11 +62,12 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
     prompt_ = prompt_tokens;
     new_tokens_ = new_tokens;
     prefilled_ = false;
+    fed_ = 0;
     layers_ = std::vector<layer_memory>(schedule_.layers.size());
     storage_.assign(layers_.size(), {});
     state_ = aligned_memory(pipeline_.state_bytes(1, prompt_));
     pipeline_.begin(1, &prompt_, new_tokens_, {state_.data(), state_.bytes()}).or_throw();
-    layer_times_.clear();
+    layer_times_.assign(layers_.size(), {});
     if (data_) data_->begin(prompt_tokens);
     lap_.start();
   }
@@ -77,22 +82,24 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
   }
 
   void open(int layer, int tokens, std::int32_t const* positions) override {
+    passing_ = tokens;
     if (!prefilled_) take_memory(layer);
     // Workspaces depend on shapes and positions only, so the rows need no data yet.
     auto const q = queries({.tokens = tokens, .positions = positions});
     purekv::cpu const exec{0, threads_};
     std::size_t const bytes = prefilled_ ? pipeline_.template decode_workspace<T>(exec, layer, q, storage_.data())
-                                         : pipeline_.template prefill_workspace<T>(exec, q);
+                                         : pipeline_.prefill_workspace(exec, layer, q, storage_.data());
     if (workspace_.bytes() < bytes) workspace_ = aligned_memory(bytes);
   }
 
   void close(int layer) override {
     if (prefilled_) return;
-    layer_times_.emplace_back();
-    lap_.charge_to(layer_times_.back());
+    lap_.charge_to(layer_times_[index(layer)]);
     for (int l = 0; l <= layer; ++l)
       if (pipeline_.released(l)) layers_[index(l)].full.reset();
     if (layer + 1 < model_.layers) return;
+    fed_ = schedule_.chunked ? fed_ + passing_ : prompt_;  // fewer than these pass the layers that drop
+    if (fed_ < prompt_) return;
     shared_full_.reset();
     workspace_ = {};
     prefilled_ = true;
@@ -125,9 +132,7 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
     return most;
   }
 
-  void take_back(int tokens) override {
-    for (auto const& layer : storage_) purekv::take_back(purekv::cpu{}, &tokens, layer.kept).or_throw();
-  }
+  void take_back(int tokens) override { pipeline_.take_back(purekv::cpu{}, &tokens, storage_.data()).or_throw(); }
 
   seconds attention_time() const override { return attention_time_; }
   seconds compression_time() const override { return compression_time_; }
@@ -200,11 +205,12 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
     if (pipeline_.needs_full(layer)) {
       auto& full = pipeline_.keeps_full(layer) ? layers_[index(layer)].full : shared_full_;
       if (!full) full.emplace(meter_, prompt_slots, model_.kv_heads, model_.dim);
-      storage_[index(layer)].full = full->contiguous();
+      if (fed_ == 0) storage_[index(layer)].full = full->contiguous();
     }
+    bool const evicts = !schedule_.chunked || fed_ + passing_ == prompt_;
     for (int l = 0; l <= layer; ++l)
-      if (pipeline_.evicts_at(l) == layer) {
-        auto& kept = layers_[index(l)].kept;
+      if (auto& kept = layers_[index(l)].kept;
+          pipeline_.evicts_at(l) == layer && !kept && (evicts || !pipeline_.needs_full(l))) {
         kept.emplace(meter_, pipeline_.kept_slots(l, prompt_, new_tokens_), model_.kv_heads, model_.dim);
         storage_[index(l)].kept = kept->ragged();
       }
@@ -223,6 +229,7 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
   std::vector<purekv::layer_storage<T>> storage_;
   aligned_memory state_, workspace_;
   std::int32_t prompt_ = 0, new_tokens_ = 0;
+  int fed_ = 0, passing_ = 0;  // tokens of the prompt that have passed, and that pass now
   bool prefilled_ = false;
   stopwatch watch_, lap_;
   std::vector<seconds> layer_times_;

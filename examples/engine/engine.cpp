@@ -145,6 +145,12 @@ std::vector<float> engine::extend(std::span<int const> tokens, int position, att
   return logits(static_cast<int>(positions_.size()) - 1, 1);
 }
 
+std::vector<float> engine::extend_all(std::span<int const> tokens, int position, attention& attention) {
+  embed(tokens, position);
+  for (int layer = 0; layer < shape().layers; ++layer) pass(layer, attention);
+  return logits(0, static_cast<int>(tokens.size()));
+}
+
 void engine::place(std::size_t tokens, int first_position) {
   hidden_.resize(tokens * static_cast<std::size_t>(shape().hidden));
   positions_.resize(tokens);

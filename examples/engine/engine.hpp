@@ -32,6 +32,7 @@ class engine final : public language_model {
   std::vector<float> output_projection(int layer) const override { return model_.output_projection(layer); }
   std::vector<float> prefill(std::span<int const> tokens, attention& attention) override;
   std::vector<float> extend(std::span<int const> tokens, int position, attention& attention) override;
+  std::vector<float> extend_all(std::span<int const> tokens, int position, attention& attention) override;
 
   /// As prefill with an attention that attends to everything, and remembers the pass.
   std::vector<float> record(std::span<int const> tokens, attention& full, recorded_prompt& pass);

@@ -17,18 +17,36 @@ namespace {
 
 using clock = std::chrono::steady_clock;
 
-/// Returns how many of the generated tokens were fed back.
+/// Returns how many tokens that added to the cache.
 int generate(language_model& model, measured_attention& attention, std::vector<float> logits, int position,
-             int new_tokens, answer_reader const& reader, measurement& result) {
+             int new_tokens, answer_reader const& reader, speculation const& guesses, measurement& result) {
   auto const decoding = clock::now();
-  int fed = 0;
-  for (;; ++fed) {
-    int const token = most_likely(logits);
-    if (reader.ends(token)) break;
+  auto const vocabulary = static_cast<std::size_t>(model.shape().vocabulary);
+  std::vector<int> text(guesses.text.begin(), guesses.text.end());
+  auto const say = [&](int token) {
     result.tokens.push_back(token);
     result.answer += reader.text(token);
-    if (fed + 1 == new_tokens) break;
-    logits = model.decode(token, position + fed, attention);
+    text.push_back(token);
+  };
+  int fed = 0;
+  for (std::size_t row = 0;;) {
+    int const token = most_likely(std::span<float const>(logits).subspan(row * vocabulary, vocabulary));
+    if (reader.ends(token)) break;
+    say(token);
+    int const left = new_tokens - static_cast<int>(result.tokens.size());
+    if (left == 0) break;
+    std::vector<int> next{token};  // and after it what is guessed, except for the last token, which is never fed
+    for (int const guessed : guess(text, std::min(guesses.tokens, left - 1))) next.push_back(guessed);
+    logits = next.size() == 1 ? model.decode(token, position + fed, attention)
+                              : model.extend_all(next, position + fed, attention);
+    ++result.decoding_passes;
+    for (row = 0; row + 1 < next.size(); ++row) {
+      int const said = most_likely(std::span<float const>(logits).subspan(row * vocabulary, vocabulary));
+      if (said != next[row + 1] || reader.ends(said)) break;
+      say(said);
+    }
+    fed += static_cast<int>(row) + 1;
+    if (auto const wrong = static_cast<int>(next.size() - row) - 1; wrong > 0) attention.take_back(wrong);
   }
   if (result.tokens.size() > 1)
     result.decoded_per_second =
@@ -47,8 +65,18 @@ void note_cost(measured_attention const& attention, measurement& result) {
 
 }  // namespace
 
+std::vector<float> prefill(language_model& model, std::span<int const> tokens, int chunk, attention& attention) {
+  if (chunk <= 0 || tokens.empty()) return model.prefill(tokens, attention);
+  std::vector<float> logits;
+  for (std::size_t from = 0; from < tokens.size(); from += static_cast<std::size_t>(chunk))
+    logits = model.extend(tokens.subspan(from, std::min(tokens.size() - from, static_cast<std::size_t>(chunk))),
+                          static_cast<int>(from), attention);
+  return logits;
+}
+
 measurement answer_prompt(language_model& model, measured_attention& attention, int prompt_tokens, int new_tokens,
-                          answer_reader const& reader, std::function<std::vector<float>()> const& prefill) {
+                          answer_reader const& reader, std::function<std::vector<float>()> const& prefill,
+                          speculation const& guesses) {
   measurement result;
   result.prompt_tokens = prompt_tokens;
   auto const start = clock::now();
@@ -56,7 +84,7 @@ measurement answer_prompt(language_model& model, measured_attention& attention, 
   std::vector<float> logits = prefill();
   result.prefill = clock::now() - start;
   note_cost(attention, result);
-  generate(model, attention, std::move(logits), prompt_tokens, new_tokens, reader, result);
+  generate(model, attention, std::move(logits), prompt_tokens, new_tokens, reader, guesses, result);
   return result;
 }
 
@@ -83,20 +111,23 @@ measurement compress_document(language_model& model, measured_attention& attenti
 }
 
 int answer_question(language_model& model, measured_attention& attention, int document_tokens,
-                    std::span<int const> question, int new_tokens, answer_reader const& reader, measurement& result) {
+                    std::span<int const> question, int new_tokens, answer_reader const& reader, measurement& result,
+                    speculation const& guesses) {
   auto const start = clock::now();
   std::vector<float> logits = model.extend(question, document_tokens, attention);
   result.asking = clock::now() - start;
   auto const asked = static_cast<int>(question.size());
-  return asked + generate(model, attention, std::move(logits), document_tokens + asked, new_tokens, reader, result);
+  return asked +
+         generate(model, attention, std::move(logits), document_tokens + asked, new_tokens, reader, guesses, result);
 }
 
 measurement answer_document(language_model& model, measured_attention& attention, prompt const& p, int new_tokens,
-                            answer_reader const& reader, std::function<void()> const& prefill) {
+                            answer_reader const& reader, std::function<void()> const& prefill, int guessed) {
   int const room = static_cast<int>(p.question.size()) + new_tokens;
   measurement result = compress_document(model, attention, p, room, prefill);
   result.prompt_tokens = p.tokens();
-  answer_question(model, attention, static_cast<int>(p.document.size()), p.question, new_tokens, reader, result);
+  answer_question(model, attention, static_cast<int>(p.document.size()), p.question, new_tokens, reader, result,
+                  {guessed, p.whole()});
   return result;
 }
 
@@ -127,11 +158,11 @@ std::vector<measurement> measure_rows(language_model& model, options const& o, p
   std::vector<measurement> results;
   progress_bar bar(static_cast<int>(rows.size()));
   auto const attention_of = [&](options::row const& row) {
-    return make_attention(row.preset, row.compression, o.element, model);
+    return make_attention(row.preset, row.compression, o.element, model, o.chunk > 0);
   };
   auto const run = [&](measured_attention& attention, std::span<int const> part) {
     return answer_prompt(model, attention, static_cast<int>(part.size()), o.new_tokens, reader,
-                         [&] { return model.prefill(part, attention); });
+                         [&] { return prefill(model, part, o.chunk, attention); }, {o.guessed, part});
   };
   run(*attention_of({"full", 1}),
       std::span(whole).first(std::min<std::size_t>(whole.size(), 256)));  // wakes threads, touches weights
@@ -139,8 +170,9 @@ std::vector<measurement> measure_rows(language_model& model, options const& o, p
     bar.step(row.preset + ' ' + std::to_string(row.compression) + 'x');
     auto const attention = attention_of(row);
     bool const before_question = o.agnostic || attention->repeats();
-    measurement m = before_question ? answer_document(model, *attention, p, o.new_tokens, reader,
-                                                      [&] { model.prefill(p.document, *attention); })
+    measurement m = before_question ? answer_document(
+                                          model, *attention, p, o.new_tokens, reader,
+                                          [&] { prefill(model, p.document, o.chunk, *attention); }, o.guessed)
                                     : run(*attention, whole);
     for (int l = 0; o.kept && l < model.shape().layers; ++l) m.kept.push_back(attention->kept(l));
     m.preset = row.preset;

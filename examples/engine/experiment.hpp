@@ -5,6 +5,7 @@
 #include "measured_attention.hpp"
 #include "options.hpp"
 #include "prompt_tokens.hpp"
+#include "speculation.hpp"
 
 #include <functional>
 #include <optional>
@@ -25,6 +26,7 @@ struct measurement {
   seconds repeating{}, asking{};  // the document's repetition; the question's pass, where it has its own
   std::vector<seconds> layers;    // prefill layer by layer
   double decoded_per_second = 0;
+  int decoding_passes = 0;                                   // fewer than tokens where guesses were right
   std::vector<std::vector<std::vector<std::int32_t>>> kept;  // [layers, kv_heads] positions, if asked for
 };
 
@@ -38,9 +40,13 @@ struct answer_reader {
 /// Index of the largest logit, the lower one of equals.
 int most_likely(std::span<float const> logits);
 
+/// The prompt in chunks of so many tokens, 0: at once. Returns the logits after its last token.
+std::vector<float> prefill(language_model& model, std::span<int const> tokens, int chunk, attention& attention);
+
 /// Feeds the prompt by `prefill`, which returns the logits after it, then generates greedily from what the cache keeps.
 measurement answer_prompt(language_model& model, measured_attention& attention, int prompt_tokens, int new_tokens,
-                          answer_reader const& reader, std::function<std::vector<float>()> const& prefill);
+                          answer_reader const& reader, std::function<std::vector<float>()> const& prefill,
+                          speculation const& guesses = {});
 
 /// Feeds the document by `prefill`, has it repeated if the attention wants that, and compresses: everything that can be
 /// done before a question is known. new_tokens: room for questions and answers.
@@ -50,11 +56,12 @@ measurement compress_document(language_model& model, measured_attention& attenti
 /// Feeds the question to what the cache keeps of the document, and generates greedily. Returns how many tokens that
 /// added to the cache: take them back, and the next question finds it as this one did.
 int answer_question(language_model& model, measured_attention& attention, int document_tokens,
-                    std::span<int const> question, int new_tokens, answer_reader const& reader, measurement& result);
+                    std::span<int const> question, int new_tokens, answer_reader const& reader, measurement& result,
+                    speculation const& guesses = {});
 
 /// Both, one after the other.
 measurement answer_document(language_model& model, measured_attention& attention, prompt const& p, int new_tokens,
-                            answer_reader const& reader, std::function<void()> const& prefill);
+                            answer_reader const& reader, std::function<void()> const& prefill, int guessed = 0);
 
 /// Throws bad_input where a prompt and its answer are more than the model's context.
 void check_context(language_model const& model, options const& o, prompt const& p);

@@ -38,6 +38,9 @@ class language_model {
   /// Passes more tokens, the first of them at `position`. Returns the logits after the last.
   virtual std::vector<float> extend(std::span<int const> tokens, int position, attention& attention) = 0;
 
+  /// The same with the logits after every token: [tokens, vocabulary].
+  virtual std::vector<float> extend_all(std::span<int const> tokens, int position, attention& attention) = 0;
+
   std::vector<float> decode(int token, int position, attention& attention) {
     return extend({&token, 1}, position, attention);
   }

@@ -39,7 +39,10 @@ options parse_options(int argc, char** argv, bool with_text) {
     app.add_flag("--paraphrase", o.paraphrased, "ask for the hidden fact in other words than it is told in");
     app.add_flag("--chat", o.chat,
                  "compress the document once, then ask ten questions about five hidden facts, one after the other");
-    app.add_flag("--stdin", o.from_stdin, "with --chat: your own questions, one a line, under the first preset");
+    app.add_flag(
+        "--stdin", o.from_stdin,
+        "with --chat: your own questions, one a line, under the first preset; what was said stays in the cache");
+    app.add_flag("--forget", o.forgetful, "with --stdin: every question finds nothing but the document");
     app.add_flag("--float-weights", o.float_weights, "unpack quantised weights to float (faster prefill, more memory)");
   } else {
     o.tokens = 3000;
@@ -50,6 +53,11 @@ options parse_options(int argc, char** argv, bool with_text) {
   app.add_option("--cache", element, "element of the cache: float, half or bfloat16")->capture_default_str();
   app.add_option("--threads", o.threads, "0: all of this machine")->capture_default_str();
   app.add_option("--new-tokens", o.new_tokens, "length of an answer at most")->capture_default_str();
+  app.add_option("--chunk", o.chunk,
+                 "feed the prompt in chunks of so many tokens, as servers do; nothing is evicted before the last");
+  app.add_option(
+      "--speculate", o.guessed,
+      "guess so many tokens at a time from the text so far, and take back what the model would not have said");
   app.add_option("--json", o.json, "also write every figure and answer to this file");
   app.add_flag("--agnostic", o.agnostic,
                "every preset compresses the document without knowing the question; kvzip always does");
@@ -73,8 +81,9 @@ options parse_options(int argc, char** argv, bool with_text) {
     o.element = cache_element::bfloat16;
   else if (element != "half")
     throw bad_input("--cache is float, half or bfloat16, not '" + element + "'");
-  if (o.tokens < 0 || o.threads < 0 || o.new_tokens < 1)
-    throw bad_input("--tokens and --threads cannot be negative, --new-tokens not below 1");
+  if (o.tokens < 0 || o.threads < 0 || o.chunk < 0 || o.guessed < 0 || o.new_tokens < 1)
+    throw bad_input("--tokens, --threads, --chunk and --speculate cannot be negative, --new-tokens not below 1");
+  if (o.forgetful && !o.from_stdin) throw bad_input("--forget goes with --stdin");
   if (o.from_stdin && !o.chat) throw bad_input("--stdin goes with --chat");
   if (!(o.depth >= 0 && o.depth <= 1)) throw bad_input("--depth lies between 0 and 1");
   if (!o.json.empty()) check_writable(o.json);

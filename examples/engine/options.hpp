@@ -19,11 +19,13 @@ struct options {
   bool float_weights = false;
   int threads = 0;  // 0: all of the machine
   int new_tokens = 32;
+  int chunk = 0;    // tokens of the prompt that pass at a time; 0: all
+  int guessed = 0;  // tokens that are guessed at a time while an answer is generated
   double depth = 0.5;
   unsigned seed = 1;
   bool paraphrased = false;
   bool agnostic = false;  // every preset compresses the document before it sees the question
-  bool chat = false, from_stdin = false;
+  bool chat = false, from_stdin = false, forgetful = false;
   bool describe = false;
   bool kept = false;
 

@@ -17,8 +17,11 @@ namespace engine {
 /// because they take long to compile.
 template <purekv::Element T> class preset_maker {
  public:
-  preset_maker(language_model const& model, int compression)
-      : model_(model), layers_(model.shape().layers), ratio_(purekv::ratio::compression(compression)) {}
+  preset_maker(language_model const& model, int compression, bool chunked)
+      : model_(model),
+        layers_(model.shape().layers),
+        ratio_(purekv::ratio::compression(compression)),
+        chunked_(chunked) {}
 
   std::unique_ptr<measured_attention> make(preset_name const& preset) const {
     using namespace purekv;
@@ -93,6 +96,7 @@ template <purekv::Element T> class preset_maker {
                                            std::unique_ptr<estimator_data> data = nullptr) const {
     if constexpr (std::same_as<decltype(compressors[0].budget), purekv::ratio>)
       for (Compressor& c : compressors) c.budget = ratio_;
+    if (chunked_) schedule.take_chunks();
     return std::make_unique<compressed_attention<T, Compressor>>(
         model_.shape(), std::move(schedule), std::move(compressors), std::move(data), model_.threads());
   }
@@ -119,6 +123,7 @@ template <purekv::Element T> class preset_maker {
   }
 
   std::unique_ptr<measured_attention> with_queries_to_come(layer_schedule schedule) const {
+    if (chunked_) throw bad_input("expected_attention reads all queries of the prompt at once; leave out --chunk");
     auto data = std::make_unique<queries_to_come>(model_);
     purekv::expected_attention<purekv::ratio> c;
     c.estimator.estimator.estimator.future = data->moments();
@@ -129,6 +134,7 @@ template <purekv::Element T> class preset_maker {
   language_model const& model_;
   int layers_;
   purekv::ratio ratio_;
+  bool chunked_;
 };
 
 }  // namespace engine

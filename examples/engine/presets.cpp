@@ -39,8 +39,9 @@ std::optional<purekv::source_band> read_band(std::string_view text) {
 }
 
 template <purekv::Element T>
-std::unique_ptr<measured_attention> make(preset_name const& preset, int compression, language_model const& model) {
-  return preset_maker<T>(model, compression).make(preset);
+std::unique_ptr<measured_attention> make(preset_name const& preset, int compression, language_model const& model,
+                                         bool chunked) {
+  return preset_maker<T>(model, compression, chunked).make(preset);
 }
 
 }  // namespace
@@ -86,17 +87,17 @@ preset_name read_preset(std::string const& text) {
 }
 
 std::unique_ptr<measured_attention> make_attention(std::string const& preset, int compression, cache_element element,
-                                                   language_model const& model) {
+                                                   language_model const& model, bool chunked) {
   preset_name const name = read_preset(preset);
   switch (element) {
     case cache_element::float32:
-      return make<float>(name, compression, model);
+      return make<float>(name, compression, model, chunked);
     case cache_element::bfloat16:
-      return make<purekv::bfloat16>(name, compression, model);
+      return make<purekv::bfloat16>(name, compression, model, chunked);
     case cache_element::float16:
       break;
   }
-  return make<purekv::half>(name, compression, model);
+  return make<purekv::half>(name, compression, model, chunked);
 }
 
 }  // namespace engine

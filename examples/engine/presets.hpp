@@ -28,9 +28,10 @@ struct preset_name {
 /// Throws bad_input, naming the known presets, if it is none of them.
 preset_name read_preset(std::string const& text);
 
-/// An attention over an empty cache. compression: how many times fewer tokens of the prompt each KV head keeps, pinned
+/// An attention over an empty cache. chunked: its prompt may come in chunks, and layers that would prune first or drop
+/// attend to everything instead. compression: how many times fewer tokens of the prompt each KV head keeps, pinned
 /// ones included ("kvzip": on average over layers and heads); "full" keeps all whatever it says.
 std::unique_ptr<measured_attention> make_attention(std::string const& preset, int compression, cache_element element,
-                                                   language_model const& model);
+                                                   language_model const& model, bool chunked = false);
 
 }  // namespace engine

@@ -108,7 +108,11 @@ std::vector<float> random_model::extend(std::span<int const> tokens, int positio
   return pass(tokens, position, attention);
 }
 
-std::vector<float> random_model::pass(std::span<int const> ids, int first_position, attention& attention) {
+std::vector<float> random_model::extend_all(std::span<int const> tokens, int position, attention& attention) {
+  return pass(tokens, position, attention, static_cast<int>(tokens.size()));
+}
+
+std::vector<float> random_model::pass(std::span<int const> ids, int first_position, attention& attention, int count) {
   int tokens = static_cast<int>(ids.size());
   int const hidden = shape_.hidden, wide = shape_.feed_forward;
   int const q_width = shape_.heads * shape_.dim, kv_width = shape_.kv_heads * shape_.dim;
@@ -159,10 +163,14 @@ std::vector<float> random_model::pass(std::span<int const> ids, int first_positi
     attention.close(l);
   }
 
-  std::vector<float> logits(static_cast<std::size_t>(shape_.vocabulary));
-  float const* const last = x.data() + std::ptrdiff_t{tokens - 1} * hidden;
-  for (std::size_t i = 0; i < logits.size(); ++i)
-    logits[i] = std::inner_product(last, last + hidden, embedding_.data() + i * static_cast<std::size_t>(hidden), 0.0f);
+  auto const vocabulary = static_cast<std::size_t>(shape_.vocabulary);
+  std::vector<float> logits(static_cast<std::size_t>(count) * vocabulary);
+  for (int t = 0; t < count; ++t) {
+    float const* const row = x.data() + std::ptrdiff_t{tokens - count + t} * hidden;
+    for (std::size_t i = 0; i < vocabulary; ++i)
+      logits[static_cast<std::size_t>(t) * vocabulary + i] =
+          std::inner_product(row, row + hidden, embedding_.data() + i * static_cast<std::size_t>(hidden), 0.0f);
+  }
   return logits;
 }
 

@@ -19,13 +19,15 @@ class random_model final : public language_model {
   std::vector<float> output_projection(int layer) const override;
   std::vector<float> prefill(std::span<int const> tokens, attention& attention) override;
   std::vector<float> extend(std::span<int const> tokens, int position, attention& attention) override;
+  std::vector<float> extend_all(std::span<int const> tokens, int position, attention& attention) override;
 
  private:
   struct block {
     std::vector<float> q, k, v, output, gate, up, down;  // [in, out]
   };
 
-  std::vector<float> pass(std::span<int const> tokens, int first_position, attention& attention);
+  /// Returns the logits after the last `count` of the tokens.
+  std::vector<float> pass(std::span<int const> tokens, int first_position, attention& attention, int count = 1);
 
   model_shape shape_{.layers = 12,
                      .heads = 9,

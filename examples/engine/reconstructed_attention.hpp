@@ -37,6 +37,7 @@ template <purekv::Element T, class Compressor> class reconstructed_attention fin
     prompt_ = prompt_tokens;
     new_tokens_ = new_tokens;
     phase_ = phase::document;
+    fed_ = 0;
     layers_ = std::vector<layer_memory>(static_cast<std::size_t>(model_.layers));
     storage_.assign(layers_.size(), {});
     state_ = aligned_memory(driver_.state_bytes(1, prompt_));
@@ -47,8 +48,11 @@ template <purekv::Element T, class Compressor> class reconstructed_attention fin
   void open(int layer, int tokens, std::int32_t const* positions) override {
     if (phase_ == phase::document) {
       auto& full = layers_[index(layer)].full;
-      full.emplace(meter_, std::int64_t{model_.kv_heads} * (prompt_ + repeated_), model_.kv_heads, model_.dim);
-      storage_[index(layer)].full = full->contiguous();
+      if (!full) {
+        full.emplace(meter_, std::int64_t{model_.kv_heads} * (prompt_ + repeated_), model_.kv_heads, model_.dim);
+        storage_[index(layer)].full = full->contiguous();
+      }
+      passing_ = tokens;
     }
     auto const q = queries({.tokens = tokens, .positions = positions});
     purekv::cpu const exec{0, threads_};
@@ -63,7 +67,9 @@ template <purekv::Element T, class Compressor> class reconstructed_attention fin
   }
 
   void close(int layer) override {
-    if (phase_ == phase::document && layer + 1 == model_.layers) phase_ = phase::repetition;
+    if (phase_ != phase::document || layer + 1 < model_.layers) return;
+    fed_ += passing_;
+    if (fed_ == prompt_) phase_ = phase::repetition;
   }
 
   purekv::status run(purekv::cpu exec, int layer, layer_rows const& rows) override {
@@ -153,6 +159,7 @@ template <purekv::Element T, class Compressor> class reconstructed_attention fin
   std::vector<purekv::layer_storage<T>> storage_;
   aligned_memory state_, workspace_;
   std::int32_t prompt_ = 0, new_tokens_ = 0, repeated_ = 0;
+  int fed_ = 0, passing_ = 0;  // tokens of the document that have passed, and that pass now
   phase phase_ = phase::document;
   stopwatch watch_;
   seconds attention_time_{}, compression_time_{};

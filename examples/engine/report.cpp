@@ -107,7 +107,8 @@ nlohmann::json to_json(measurement const& r) {
                       {"compression_seconds", r.compressing.count()},
                       {"repetition_seconds", r.repeating.count()},
                       {"question_seconds", r.asking.count()},
-                      {"decoded_tokens_per_second", r.decoded_per_second}};
+                      {"decoded_tokens_per_second", r.decoded_per_second},
+                      {"decoding_passes", r.decoding_passes}};
   for (seconds const layer : r.layers) json["layer_seconds"].push_back(layer.count());
   if (r.right) json["right"] = *r.right;
   if (!r.kept.empty()) json["kept"] = r.kept;

@@ -561,7 +561,7 @@ template <class Compressor, Pattern P> class pipeline {
   /// The one set of tokens that goes on above the source, by its score. Value norms stay out: those of the layers that
   /// drop are not known yet, and one layer's would take the same small words out of the middle of a span in all of
   /// them.
-  template <class TQ, class T>
+  template <class T>
   status choose_rows(cpu exec, std::int32_t layer, contiguous_cache<T> const& full,
                      detail::prefill_memory const& memory) const {
     source_view const source = state_.band_source(schedule_.layers[schedule_.first_dropping()].source);

@@ -71,6 +71,9 @@ TEST_CASE("options that make no sense are refused, naming themselves") {
   CHECK(contains(complaint({"--tokens", "many"}), "many"));
   CHECK(contains(complaint({"--colour"}), "--colour"));
   CHECK(contains(complaint({"--stdin"}), "--chat"));
+  CHECK(contains(complaint({"--chat", "--forget"}), "--stdin"));
+  CHECK(contains(complaint({"--chunk", "-1"}), "--chunk"));
+  CHECK(contains(complaint({"--speculate", "-1"}), "--speculate"));
   CHECK_THROWS_AS(parse({"--chat"}, false), bad_input);  // random weights find nothing
 }
 
