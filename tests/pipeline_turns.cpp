@@ -201,3 +201,50 @@ TEST_CASE("what was decoded and taken back leaves caches, scores and attention a
   REQUIRE(m.begin(early).ok());
   CHECK(early.take_back(cpu{}, first.data(), m.storage.data()).code == errc::not_ready);
 }
+
+TEST_CASE("a cache that has grown is cut down in place, and decoding goes on") {
+  SEEDED(random);
+  chunked_model<float> m(random, {2, 6, 2, 16}, {50, 9});
+  m.new_tokens = 60;
+  std::vector<layer_plan> layers(2);
+  own_source(layers.data(), 2, evict_when::after_attending);
+  snapkv<across_heads<ratio>> const c{.budget = {{1, 2}}};
+  pipeline p(m.model, schedule{layers.data(), 2}, c, dense{});
+  REQUIRE(m.feed_all(p, [](std::int32_t left) { return left; }).ok());
+  for (int l = 0; l < 2; ++l) {
+    ragged_cache<float> const& kept = m.storage[size(l)].kept;
+    auto const grown = turn(random, m, {100, 100}, {40, 40});
+    REQUIRE(decode(p, m, l, grown).ok());
+
+    // The turn's last 16 queries say what is worth keeping of all that came before.
+    owned_scores lse(1, 6, 80);
+    owned_workspace const attending(attend_workspace(cpu{}, dense{}, grown.queries(), kept));
+    attend_taps const taps{.lse = lse.view.data, .lse_stride = lse.view.row_stride};
+    REQUIRE(attend(cpu{}, dense{}, grown.queries(), kept, grown.out.view, taps, attending.view()).ok());
+    snapkv<fixed> const cap{.budget = {30}};
+    evidence const seen{dense{}, grown.queries(), lse.view.data, lse.view.row_stride};
+    owned_scores scores(2, 2, 120);
+    owned_workspace const scoring(score_workspace(cpu{}, cap.estimator, seen, kept));
+    REQUIRE(score(cpu{}, cap.estimator, seen, kept, source_view{}, scores.view, scoring.view()).ok());
+    owned_selection chosen(4, selection_capacity(kept));
+    owned_workspace const selecting(select_workspace(cpu{}, cap, kept));
+    REQUIRE(select(cpu{}, cap, scores.view, kept, chosen.view, selecting.view()).ok());
+    REQUIRE(compact(cpu{}, chosen.view, kept).ok());
+
+    auto const next = turn(random, m, {140, 140}, {2, 1});
+    REQUIRE(decode(p, m, l, next).ok());
+    auto const reference = oracle::attend(dense{}, next.queries(), kept);
+    comparison compared;
+    for (int s = 0; s < 2; ++s)
+      for (int h = 0; h < 6; ++h) {
+        CHECK(kept.length(s, h / 3) == 30 + (s == 0 ? 2 : 1));
+        oracle::head_attention const& a = reference[size(s * 6 + h)];
+        for (int i = 0; i < next.queries().count(s); ++i)
+          for (int d = 0; d < 16; ++d)
+            compared.add(double{next.out.view.row(h, next.offset[size(s)] + i)[d]}, a.out(i, d), a.out_bound(i, d),
+                         "out", h, i, d);
+      }
+    INFO(compared.where(), " (", compared.worst(), " times the bound)");
+    CHECK(compared.wrong() == 0);
+  }
+}

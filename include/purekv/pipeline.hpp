@@ -241,7 +241,7 @@ template <class Compressor, Pattern P> class pipeline {
           std::int32_t const of_prompt = kept.capacity(s, h) - state_.new_tokens;
           if (tokens[s] < 0) return {errc::bad_shape, "pipeline::take_back: a number of tokens is negative"};
           if (tokens[s] > kept.length(s, h) - of_prompt)
-            return {errc::capacity_exceeded, "pipeline::take_back: more tokens than have been decoded"};
+            return {errc::capacity_exceeded, "pipeline::take_back: a head holds fewer tokens from after its prompt"};
         }
     }
     for (std::int32_t l = 0; l < model_.layers; ++l)
