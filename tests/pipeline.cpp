@@ -208,8 +208,7 @@ std::vector<double> band_scores(engine const& e, source_band band, int s) {
       for (int t = 0; t < n; ++t) most[t] = std::max(most[t], mass[t]);
     }
   std::vector<double> pooled(n);
-  for (int t = 0; t < n; ++t)
-    pooled[t] = *std::max_element(most.begin() + std::max(0, t - 14), most.begin() + t + 1);
+  for (int t = 0; t < n; ++t) pooled[t] = *std::max_element(most.begin() + std::max(0, t - 14), most.begin() + t + 1);
   return pooled;
 }
 
