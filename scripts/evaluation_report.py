@@ -126,7 +126,9 @@ def time_table(summary):
 
 def style(i):
     colour, marker, dashes = STYLES[i % len(STYLES)]
-    return {"color": colour, "marker": marker, "linestyle": dashes, "markersize": 5, "linewidth": 1.2}
+    fill = colour if i < len(STYLES) else "white"  # a second round of colours has hollow markers
+    return {"color": colour, "marker": marker, "markerfacecolor": fill, "linestyle": dashes, "markersize": 5,
+            "linewidth": 1.2}
 
 
 def save(figure, path):
