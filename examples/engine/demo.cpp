@@ -5,20 +5,12 @@
 #include "error.hpp"
 #include "prompt.hpp"
 #include "report.hpp"
+#include "text_file.hpp"
 
 #include <algorithm>
-#include <fstream>
 #include <iostream>
-#include <iterator>
 
 namespace {
-
-std::string read_text(std::filesystem::path const& file) {
-  std::ifstream in(file, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(in), {}};
-  if (!in || std::filesystem::is_directory(file)) throw engine::bad_input(file.string() + ": cannot be read");
-  return text;
-}
 
 nlohmann::json fill_table(engine::engine& model, engine::tokenizer const& words, std::span<int const> document,
                           engine::options const& o) {
@@ -65,7 +57,7 @@ nlohmann::json fill_table(engine::engine& model, engine::tokenizer const& words,
 
 int run(int argc, char** argv) {
   engine::options const o = engine::parse_options(argc, argv, true);
-  std::string const text = read_text(o.document);
+  std::string const text = engine::read_text(o.document);
   engine::gguf_model const weights(o.model, o.float_weights);
   engine::tokenizer const words(o.model);
   engine::engine model(weights, o.threads);

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "../error.hpp"
 #include "../report.hpp"
+#include "../text_file.hpp"
 #include "evaluation.hpp"
 
 #include <CLI/CLI.hpp>
@@ -48,13 +49,6 @@ arguments parse(int argc, char** argv) {
   if (a.threads < 0) throw bad_input("--threads cannot be negative");
   if (a.threads == 0) a.threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   return a;
-}
-
-std::string read_text(std::filesystem::path const& file) {
-  std::ifstream in(file, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(in), {}};
-  if (!in || std::filesystem::is_directory(file)) throw bad_input(file.string() + ": cannot be read");
-  return text;
 }
 
 using document_key = std::pair<std::string, int>;
