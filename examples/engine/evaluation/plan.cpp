@@ -28,9 +28,9 @@ template <class E> E one_of(json const& set, char const* key, E otherwise) {
 }
 
 void refuse_unknown(json const& object, std::initializer_list<char const*> known) {
-  for (auto const& [key, value] : object.items())
-    if (std::ranges::none_of(known, [&](char const* k) { return key == k; }))
-      throw bad_input("unknown key \"" + key + '"');
+  for (auto const& item : object.items())
+    if (std::ranges::none_of(known, [&](char const* k) { return item.key() == k; }))
+      throw bad_input("unknown key \"" + item.key() + '"');
 }
 
 evaluation_set read_set(json const& j) {

@@ -62,7 +62,8 @@ TEST_CASE("a prompt in chunks: the caches, their sizes and the answers of the pr
                      {"h2o", "h2o"},
                      {"purekv", "purekv_after"},
                      {"purekv_drop", "purekv_after"}};
-  for (auto const& [in_chunks, at_once] : pairs) {
+  for (auto const& pair : pairs) {
+    char const *in_chunks = pair.chunked, *at_once = pair.whole;
     CAPTURE(in_chunks);
     run_result const whole = answer(model, at_once, prompt, 0);
     for (int const chunk : {1, 64, 150, 1000}) {

@@ -50,7 +50,7 @@ struct prefill_memory {
 
     attend_taps const taps{.lse = m.lse, .lse_stride = queries};
     std::size_t most = attend_workspace(exec, seen.pattern, seen.q, cache, taps);
-    auto const cover = [&](std::size_t bytes) { most = bytes > most ? bytes : most; };
+    auto const cover = [&](std::size_t wanted) { most = wanted > most ? wanted : most; };
     for (std::int32_t s = 0; collects && s < cache.sequences; ++s)
       cover(chunk_mass_workspace(exec, seen, cache, s, range(s)));
     cover(score_workspace(exec, c.estimator, seen, cache));
