@@ -64,8 +64,8 @@ TEST_CASE("a prompt in chunks leaves nothing that prunes first or drops; attend_
   CHECK(validate(s).code == errc::bad_policy);
   attend_first(layers.data(), 5);
   CHECK(validate(s).ok());
-  for (int l = 0; l < 5; ++l) {
-    CHECK(layers[static_cast<std::size_t>(l)].source == (l == 0 ? -1 : 0));
+  for (std::size_t l = 0; l < 5; ++l) {
+    CHECK(layers[l].source == (l == 0 ? -1 : 0));
     CHECK(layers[l].when == (l == 0 ? evict_when::never : l <= 2 ? evict_when::deferred : evict_when::after_attending));
   }
   CHECK(describe(s) ==
