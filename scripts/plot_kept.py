@@ -53,7 +53,8 @@ def main():
         image = axis.imshow(share_kept(layers, tokens), cmap="cividis", vmin=0, vmax=1, aspect="auto", origin="lower",
                             interpolation="nearest", extent=(0, tokens, -0.5, len(layers) - 0.5))
         verdict = "" if "right" not in row else ", right" if row["right"] else ", wrong"
-        axis.set_title(f"{row['preset']}, {row['compression']}x smaller: \u201c{row['answer'].strip()}\u201d{verdict}",
+        answer = row["answer"].strip().partition("\n")[0]
+        axis.set_title(f"{row['preset']}, {row['compression']}x smaller: \u201c{answer}\u201d{verdict}",
                        loc="left", fontsize=9)
         axis.set_ylabel("layer", fontsize=8)
         axis.tick_params(labelsize=8)
