@@ -38,8 +38,8 @@ template <class TQ> query_view<TQ> one_sequence(query_view<TQ> q, std::int32_t s
 
 /// Which of a chunk's `queries` are among the last `wanted` of a prompt when `to_come` more will come after them.
 constexpr query_range among_the_last(std::int32_t wanted, std::int32_t queries, std::int32_t to_come) {
-  std::int32_t const left = wanted - to_come;
-  return last(left < 0 ? 0 : left < queries ? left : queries);
+  std::int64_t const left = std::int64_t{wanted} - to_come;
+  return last(left < 0 ? 0 : left < queries ? static_cast<std::int32_t>(left) : queries);
 }
 
 template <Pattern P, class TQ, Cache C>
