@@ -63,17 +63,19 @@ TEST_CASE("a prompt in chunks: the caches, their sizes and the answers of the pr
                      {"purekv", "purekv_after"},
                      {"purekv_drop", "purekv_after"}};
   for (auto const& pair : pairs) {
-    char const *in_chunks = pair.chunked, *at_once = pair.whole;
+    std::string const in_chunks = pair.chunked, at_once = pair.whole;
     CAPTURE(in_chunks);
     run_result const whole = answer(model, at_once, prompt, 0);
     for (int const chunk : {1, 64, 150, 1000}) {
-      if (chunk == 1 && std::string(in_chunks) != "h2o") continue;
+      if (chunk == 1 && in_chunks != "h2o") continue;
       CAPTURE(chunk);
       run_result const chunked = answer(model, in_chunks, prompt, chunk);
       CHECK(differing(chunked, whole) <= 2);
       CHECK(chunked.cost.tokens == whole.cost.tokens);
       CHECK(chunked.cost.cache_bytes == whole.cost.cache_bytes);
-      CHECK(chunked.cost.peak_cache_bytes >= answer(model, "full", prompt, 0).cost.cache_bytes - 12 * 3 * 6 * 520);
+      // Until the last chunk all layers hold what has come; a chunk that is the whole prompt evicts layer by layer.
+      if (chunk < 150)
+        CHECK(chunked.cost.peak_cache_bytes >= answer(model, "full", prompt, 0).cost.cache_bytes - 12 * 3 * 6 * 520);
       CHECK(chunked.cost.layers.size() == static_cast<std::size_t>(model.shape().layers));
     }
   }
