@@ -49,7 +49,7 @@ def read(path):
             record = json.loads(line)
             if "of" in record:
                 header = record["of"]
-            else:
+            elif "set" in record:
                 sets.setdefault(record["set"], []).append(record)
     for records in sets.values():
         records.sort(key=lambda record: record["document"])

@@ -357,7 +357,8 @@ template <class Compressor, Pattern P> class pipeline {
   template <class TQ> bool are_many(query_view<TQ> const& q) const {
     std::int32_t most = 0;
     for (std::int32_t s = 0; s < q.batch.sequences; ++s) most = q.count(s) > most ? q.count(s) : most;
-    return std::int64_t{most} * (model_.heads / model_.kv_heads) >= 64;
+    constexpr std::int32_t many_rows = 64;
+    return std::int64_t{most} * (model_.heads / model_.kv_heads) >= many_rows;
   }
   template <Cache C, class TQ> static detail::appended_cache<C> appended(C const& cache, query_view<TQ> const& q) {
     return {cache, q.batch, q.rows.tokens};

@@ -35,34 +35,28 @@ class document_measurement {
 
   json full() {
     auto const attention = make_attention("full", 1, element_, model_);
-    if (set_.agnostic) {
-      measurement const m = compress_document(model_, *attention, task_.text, room(),
-                                              [&] { model_.record(task_.text.document, *attention, pass_); });
-      return ask(*attention, m.cache_bytes);
-    }
-    attention->begin(task_.text.tokens(), room());
-    std::vector<float> const logits = model_.record(whole_, *attention, pass_);
-    return continue_from(logits, *attention);
+    auto const& prompt = set_.agnostic ? task_.text.document : whole_;
+    return under(*attention, [&] { return model_.record(prompt, *attention, pass_); });
   }
 
   json row(options::row const& row) {
     auto const attention = make_attention(row.preset, row.compression, element_, model_);
-    auto const replay = [&] { return model_.replay(pass_, attention->first_layer_that_differs(), *attention); };
-    if (set_.agnostic) {
-      measurement const m = compress_document(model_, *attention, task_.text, room(), replay);
-      return ask(*attention, m.cache_bytes);
-    }
-    if (attention->repeats())
+    if (attention->repeats() && !set_.agnostic)
       throw bad_input("set '" + set_.name + "': " + row.preset +
                       " compresses before the question is known; it belongs into "
                       "a set that is agnostic");
-    attention->begin(task_.text.tokens(), room());
-    std::vector<float> const logits = replay();
-    return continue_from(logits, *attention);
+    return under(*attention, [&] { return model_.replay(pass_, attention->first_layer_that_differs(), *attention); });
   }
 
  private:
   int room() const { return static_cast<int>(task_.text.question.size() + task_.expected.size()) + 1; }
+
+  json under(measured_attention& attention, std::function<std::vector<float>()> const& prefill) {
+    if (set_.agnostic)
+      return ask(attention, compress_document(model_, attention, task_.text, room(), prefill).cache_bytes);
+    attention.begin(task_.text.tokens(), room());
+    return continue_from(prefill(), attention);
+  }
 
   /// The prompt is cached; the first logits after it are known.
   json continue_from(std::span<float const> first, measured_attention& attention) {

@@ -53,24 +53,37 @@ arguments parse(int argc, char** argv) {
 
 using document_key = std::pair<std::string, int>;
 
-/// The results so far. The first line says what they are of.
+/// The results so far. The first line says what they are of, a line of its own what each set is.
 class results_file {
  public:
-  results_file(std::filesystem::path file, json const& of) : file_(std::move(file)) {
+  results_file(std::filesystem::path file, json const& of, evaluation_plan const& plan) : file_(std::move(file)) {
+    auto const refuse = [&](std::string const& why) {
+      throw bad_input(file_.string() + ": holds " + why + "; name another file or remove it");
+    };
     std::uintmax_t whole = 0;
+    std::set<std::string> described;
     if (std::ifstream in(file_); in) {
       for (std::string line; std::getline(in, line) && !in.eof(); whole += line.size() + 1) {
         json const j = json::parse(line, nullptr, false);
         if (whole == 0 && (!j.is_object() || j.value("of", json{}) != of))
-          throw bad_input(file_.string() +
-                          ": holds results of another model, document or seed; name another file or remove it");
-        if (j.is_object() && j.contains("set")) done_.emplace(j["set"].get<std::string>(), j["document"].get<int>());
+          refuse("results of another model, document or seed");
+        if (!j.is_object()) continue;
+        if (j.contains("plan"))
+          for (evaluation_set const& set : plan.sets)
+            if (set.name == j["of_set"]) {
+              if (set.text != j["plan"]) refuse("a set '" + set.name + "' that another plan describes");
+              described.insert(set.name);
+            }
+        if (j.contains("set")) done_.emplace(j["set"].get<std::string>(), j["document"].get<int>());
       }
       in.close();
+      if (whole == 0 && std::filesystem::file_size(file_) > 0) refuse("no results");
       std::filesystem::resize_file(file_, whole);  // a line that was cut short is measured again
     }
     out_.open(file_, std::ios::app);
     if (whole == 0) write({{"of", of}});
+    for (evaluation_set const& set : plan.sets)
+      if (!described.contains(set.name)) write({{"of_set", set.name}, {"plan", set.text}});
     if (!out_) throw bad_input(file_.string() + ": cannot be written");
   }
 
@@ -103,12 +116,14 @@ int run(int argc, char** argv) {
   gguf_model const weights(a.model, !a.packed_weights);
   tokenizer const words(a.model);
   std::vector<int> const tokens = words.tokens(text);
-  results_file results(a.results, {{"model", a.model.filename().string()},
-                                   {"model_bytes", std::filesystem::file_size(a.model)},
-                                   {"float_weights", !a.packed_weights},
-                                   {"document", a.document.filename().string()},
-                                   {"document_tokens", tokens.size()},
-                                   {"seed", plan.seed}});
+  results_file results(a.results,
+                       {{"model", a.model.filename().string()},
+                        {"model_bytes", std::filesystem::file_size(a.model)},
+                        {"float_weights", !a.packed_weights},
+                        {"document", a.document.filename().string()},
+                        {"document_tokens", tokens.size()},
+                        {"seed", plan.seed}},
+                       plan);
 
   // Times first, each with all threads; then the others, one thread for each document.
   std::vector<job> timed, answered;

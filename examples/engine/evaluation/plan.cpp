@@ -37,6 +37,7 @@ evaluation_set read_set(json const& j) {
   refuse_unknown(j, {"name", "measure", "tokens", "documents", "fact", "wording", "paraphrased", "agnostic",
                      "calibration", "rows"});
   evaluation_set set;
+  set.text = j.dump();
   set.name = j.at("name").get<std::string>();
   set.what = one_of(j, "measure", set.what);
   set.tokens = j.at("tokens").get<int>();

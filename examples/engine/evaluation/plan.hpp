@@ -23,6 +23,7 @@ struct evaluation_set {
   bool agnostic = false;         // compressed before the question is known
   bool calibration = false;      // from the part of the text that nothing is reported of
   std::vector<options::row> rows{};
+  std::string text{};  // what the plan says of it
 };
 
 /// A plan is a JSON file:

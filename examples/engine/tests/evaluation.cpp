@@ -174,7 +174,7 @@ TEST_CASE("evaluate goes on where it stopped, and refuses results of something e
   CAPTURE(first.text);
   REQUIRE(first.code == 0);
   std::vector<json> const all = lines_of(results);
-  REQUIRE(all.size() == 7);
+  REQUIRE(all.size() == 11);
   CHECK(all[0].contains("of"));
 
   // The last document was cut short.
@@ -183,7 +183,7 @@ TEST_CASE("evaluate goes on where it stopped, and refuses results of something e
   CHECK(again.code == 0);
   CHECK(again.text.find("5 documents done before, 1 to go") != std::string::npos);
   std::vector<json> const repaired = lines_of(results);
-  REQUIRE(repaired.size() == 7);
+  REQUIRE(repaired.size() == 11);
   CHECK(repaired.back()["set"] == all.back()["set"]);
   CHECK(repaired.back()["document"] == all.back()["document"]);
   CHECK(repaired.back().value("full", json{}) == all.back().value("full", json{}));
@@ -194,6 +194,19 @@ TEST_CASE("evaluate goes on where it stopped, and refuses results of something e
   CHECK(other.code == 2);
   CHECK(other.text.find("holds results of another model, document or seed") != std::string::npos);
   CHECK(std::filesystem::file_size(results) == size);
+
+  std::ofstream(scratch / "text.txt") << prose(300);
+  std::ofstream(scratch / "plan.json") << R"({"sets": [{"name": "a", "tokens": 120, "documents": 3}]})";
+  outcome const changed = run_program(command);
+  CHECK(changed.code == 2);
+  CHECK(changed.text.find("a set 'a' that another plan describes") != std::string::npos);
+  CHECK(std::filesystem::file_size(results) == size);
+
+  std::ofstream(scratch / "letter.txt") << "one line and no end";
+  std::string const over_letter = command.substr(0, command.find(" --results")) + " --results ";
+  outcome const letter = run_program(over_letter + (scratch / "letter.txt").string());
+  CHECK(letter.code == 2);
+  CHECK(std::filesystem::file_size(scratch / "letter.txt") == 19);
 
   outcome const nowhere = run_program(command + "/nowhere/results.jsonl");
   CHECK(nowhere.code == 2);
