@@ -49,9 +49,17 @@ template <Pattern P> constexpr bool is_per_head() {
     return false;
 }
 
+template <Pattern P> constexpr bool looks_ahead() {
+  return requires(P const& p) { p.last_visible(std::int32_t{}); };
+}
+
+template <Pattern P> constexpr bool has_tile_end() {
+  return requires(P const& p) { p.tile_end(std::int32_t{}); };
+}
+
 /// The last position that a query at q may see: its own, unless the pattern looks ahead.
 template <Pattern P> PUREKV_HD constexpr std::int32_t last_visible(P const& pattern, std::int32_t q) {
-  if constexpr (requires { pattern.last_visible(q); })
+  if constexpr (looks_ahead<P>())
     return pattern.last_visible(q);
   else
     return q;
