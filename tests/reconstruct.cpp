@@ -7,6 +7,8 @@
 #include <doctest/doctest.h>
 #include <purekv/budget/ratio.hpp>
 #include <purekv/pattern/dense.hpp>
+#include <purekv/pattern/one_of.hpp>
+#include <purekv/pattern/sliding_window.hpp>
 #include <purekv/presets.hpp>
 
 #include <deque>
@@ -48,12 +50,23 @@ struct layer_pass {
   }
 };
 
+using shared_by_all = across_model<ratio>;
+using shared_by_heads = across_heads<ratio>;
+
+template <class B> B a_share_of(int times) {
+  if constexpr (std::same_as<B, ratio>)
+    return ratio::compression(times);
+  else
+    return B{ratio::compression(times)};
+}
+
 /// A model's layers, its context in two passes and its repetition in two.
-template <class T> struct model_run {
-  using driver_type = reconstructor<kvzip<ratio>, dense>;
+template <class T, class B = shared_by_all, Pattern P = dense> struct model_run {
+  using driver_type = reconstructor<probes<B>, P>;
 
   model_shape model;
   std::vector<int> context;
+  std::vector<P> patterns;  // one, or one for each layer
   driver_type driver;
   std::deque<owned_contiguous<T>> full;
   std::deque<owned_ragged<T>> kept;
@@ -63,10 +76,12 @@ template <class T> struct model_run {
   int ranks = 1;
 
   model_run(fixtures::generator& random, model_shape const& shape, std::vector<int> tokens, std::vector<int> repeated,
-            int times = 3)
+            int times = 3, std::vector<P> seen = {P{}})
       : model(shape),
         context(std::move(tokens)),
-        driver(shape, kvzip<ratio>{.budget = {ratio::compression(times)}, .protect = {sinks{2}, recent{3}}}, dense{}) {
+        patterns(std::move(seen)),
+        driver(shape, probes<B>{.budget = a_share_of<B>(times), .protect = {sinks{2}, recent{3}}},
+               patterns.size() == 1 ? per_layer<P>(patterns[0]) : per_layer<P>(patterns.data())) {
     std::vector<int> head, tail, none(context.size(), 0), half_of_it;
     for (int n : context) head.push_back(n / 3), tail.push_back(n - n / 3);
     for (int n : repeated) half_of_it.push_back(n / 2 + 1);
@@ -177,7 +192,7 @@ template <class T> struct model_run {
               grown.view, s, h, p.positions[size(i)], [&](int c) { return p.k.view.row(h, i)[c]; },
               [&](int c) { return p.v.view.row(h, i)[c]; });
       }
-    return oracle::attend(dense{}, p.queries(), grown.view);
+    return oracle::attend(patterns[size(l) % patterns.size()], p.queries(), grown.view);
   }
   void check_out(layer_pass const& p, std::vector<oracle::head_attention> const& reference) const {
     for (int s = 0; s < sequences(); ++s)
@@ -191,13 +206,33 @@ template <class T> struct model_run {
   }
 };
 
-template <class T>
+/// What the heads of all layers keep of a sequence, [layers, kv_heads].
+template <class B>
+std::vector<std::vector<std::int32_t>> selected(std::vector<oracle::sharing_head> heads, int layers) {
+  if constexpr (std::same_as<B, shared_by_all>)
+    return oracle::select_shared(heads, oracle::tie::earlier_head_then_token);
+  std::vector<std::vector<std::int32_t>> all;
+  auto const of_layer = static_cast<std::ptrdiff_t>(heads.size()) / layers;
+  for (auto first = heads.begin(); first != heads.end(); first += of_layer) {
+    std::vector<oracle::sharing_head> layer(first, first + of_layer);
+    if constexpr (std::same_as<B, shared_by_heads>) {
+      for (oracle::sharing_head& head : layer) head.floor = head.keep > 0 ? std::max(1, head.keep / 5) : 0;
+      for (auto& kept : oracle::select_shared(layer)) all.push_back(std::move(kept));
+    } else {
+      for (oracle::sharing_head const& head : layer)
+        all.push_back(oracle::select_head(head.scores, head.pinned, head.keep));
+    }
+  }
+  return all;
+}
+
+template <class T, class B = shared_by_all, Pattern P = dense>
 void check_run(fixtures::generator& random, int group, std::vector<int> const& context,
-               std::vector<int> const& repeated, int ranks) {
+               std::vector<int> const& repeated, int ranks, std::vector<P> const& patterns = {P{}}) {
   CAPTURE(group);
   CAPTURE(ranks);
   model_shape const shape{3, 2 * group, 2, 20, group == 7 || group == 8 ? 13 : 0};
-  model_run<T> m(random, shape, context, repeated);
+  model_run<T, B, P> m(random, shape, context, repeated, 3, patterns);
   m.ranks = ranks;
   REQUIRE(m.begin().ok());
   int const group_size = shape.heads / shape.kv_heads;
@@ -245,7 +280,7 @@ void check_run(fixtures::generator& random, int group, std::vector<int> const& c
         head.keep = n == 0 ? 0 : std::max(1, n / 3);
         heads.push_back(head);
       }
-    auto const expected = oracle::select_shared(heads, oracle::tie::earlier_head_then_token);
+    auto const expected = selected<B>(heads, shape.layers);
     for (int l = 0; l < shape.layers; ++l)
       for (int h = 0; h < shape.kv_heads; ++h) {
         selection const part = m.driver.kept(l);
@@ -286,6 +321,49 @@ TEST_CASE("the context is cached, repeated and compressed as the formulas say") 
     check_run<float>(random, 7, {33, 1, 64}, {9, 4, 70}, ranks);
     check_run<half>(random, 4, {50, 0}, {61, 2}, ranks);
     check_run<bfloat16>(random, 8, {40}, {1}, ranks);
+  }
+}
+
+TEST_CASE("budgets that every layer, or every head, has for itself") {
+  SEEDED(random);
+  for (int ranks : {1, 3}) {
+    check_run<float, ratio>(random, 4, {70, 41}, {75, 9}, ranks);
+    check_run<half, ratio>(random, 1, {50, 0}, {61, 2}, ranks);
+    check_run<float, shared_by_heads>(random, 7, {33, 1, 64}, {9, 4, 70}, ranks);
+    check_run<bfloat16, shared_by_heads>(random, 1, {64}, {3}, ranks);
+  }
+  check_run<float, ratio>(random, 1, {0}, {2}, 1);
+}
+
+TEST_CASE("layers with patterns of their own") {
+  SEEDED(random);
+  using pattern = one_of<dense, sliding_window>;
+  std::vector<pattern> const patterns{sliding_window{9}, dense{}, sliding_window{40}};
+  for (int ranks : {1, 3}) {
+    check_run<float, shared_by_all, pattern>(random, 4, {70, 33}, {75, 9}, ranks, patterns);
+    check_run<float, ratio, pattern>(random, 1, {70}, {20}, ranks, patterns);
+  }
+  dense const* const none = nullptr;
+  CHECK(reconstructor(model_shape{2, 4, 2, 8}, kvzip<ratio>{}, none).check().code == errc::null_data);
+  CHECK(reconstructor(model_shape{2, 4, 2, 8}, kvzip<ratio>{}, dense{}).check().ok());
+}
+
+TEST_CASE("with a budget for every head too little memory selects nothing") {
+  SEEDED(random);
+  model_run<float, ratio> m(random, {3, 4, 2, 16}, {40, 9}, {11, 5});
+  for (int ranks : {1, 3}) {
+    m.ranks = ranks;
+    for (auto& cache : m.full) std::fill(cache.lengths.begin(), cache.lengths.end(), 0);
+    REQUIRE(m.begin().ok());
+    for (int l = 0; l < 3; ++l) {
+      for (auto const& p : m.prefills[size(l)]) REQUIRE(m.prefill(l, p).ok());
+      REQUIRE(m.repeat(l, m.repeats[size(l)][0]).ok());
+    }
+    CHECK(m.select(m.driver.select_workspace<float>() - 1).code == errc::workspace_too_small);
+    CHECK(m.compact(0, 0).code == errc::not_ready);
+    REQUIRE(m.select().ok());
+    m.make_kept(0);
+    CHECK(m.compact(2, 0).ok());
   }
 }
 

@@ -16,6 +16,7 @@
 #include <purekv/estimator/head_max.hpp>
 #include <purekv/estimator/head_mean.hpp>
 #include <purekv/estimator/key_norm.hpp>
+#include <purekv/estimator/novelty.hpp>
 #include <purekv/estimator/pooled.hpp>
 #include <purekv/estimator/recency.hpp>
 #include <purekv/estimator/reconstruction.hpp>
@@ -28,6 +29,7 @@
 #include <purekv/protect/recent.hpp>
 #include <purekv/protect/recent_share.hpp>
 #include <purekv/protect/sinks.hpp>
+#include <purekv/protect/text.hpp>
 
 /// Papers as compositions. B is the budget: snapkv<ratio>{.budget = ratio::compression(5)}. Unless said otherwise the
 /// first 4 and the last 16 positions are pinned.
@@ -96,9 +98,23 @@ template <class B> using purekv_early = compressor<cross_layer<question_spans>, 
 template <class B, combine How = combine::maximum>
 using purekv_deep = compressor<cross_layer<question_spans, How>, B, any_of<sinks, recent>>;
 
+/// Typical questions, asked of the cache before it is compressed: the largest probability that any of them, and any
+/// head of the group, gives a token. For any question, asked after compression; driven by reconstruct.hpp, the probes
+/// being its repetition. B: ratio for each KV head, across_heads, or across_model.
+template <class B> using probes = compressor<group_max<reconstruction>, B, any_of<sinks, recent>>;
+
 /// KVzip, arXiv 2505.23416: what the model needs to repeat the context, the largest probability that any repeated query
 /// and any head of the group gives a token, by one budget over all layers and heads. For any question, asked after
 /// compression; driven by reconstruct.hpp. The authors pin the first tokens only.
-template <class B> using kvzip = compressor<group_max<reconstruction>, across_model<B>, any_of<sinks, recent>>;
+template <class B> using kvzip = probes<across_model<B>>;
+
+/// Video, before any question is known: what stands out from its frame; the text is pinned. Set estimator.layout and
+/// protect.layout.
+template <class B> using novel = compressor<novelty<peers::frame>, B, text>;
+
+/// Video, when the question ends the prompt: the vote of the last 8 positions, the maximum over all heads and over a
+/// band of lower layers, times each layer's value norm; the text is pinned. Patches are looked up one by one, so
+/// nothing is pooled over neighbours. Set protect.layout.
+template <class B> using purekv_video = compressor<cross_layer<head_max<window_attention<8>>>, B, text>;
 
 }  // namespace purekv::inline v0_1::inline PUREKV_ISA

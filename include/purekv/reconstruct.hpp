@@ -5,6 +5,7 @@
 #include <purekv/attend.hpp>
 #include <purekv/compact.hpp>
 #include <purekv/detail/appended_cache.hpp>
+#include <purekv/per_layer.hpp>
 #include <purekv/pipeline.hpp>
 #include <purekv/score.hpp>
 #include <purekv/select_model.hpp>
@@ -12,13 +13,14 @@
 
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 
-/// Compression before anybody has asked: the context is cached whole, the model repeats it, and what the repetition
-/// needed is kept, by one budget over all layers and heads. In order, each of the first two layer by layer:
+/// Compression before anybody has asked: the context is cached whole, the model repeats it, or is asked what is likely
+/// to be asked, and what that needed is kept, by a budget for each layer or by one over all layers and heads. In order,
+/// each of the first two layer by layer:
 ///
 ///   prefill   the context, whole or in chunks, over `full`; nothing is evicted
-///   repeat    "repeat the context" and the context itself, whole or in chunks; they attend to the whole context and to
-///             their own chunk, are scored, and leave `full` as it was. Positions go on after the context's; each chunk
-///             begins there again
+///   repeat    "repeat the context" and the context itself, whole or in chunks, or one probe question after the other;
+///             each attends to the whole context and to itself, is scored, and leaves `full` as it was. Positions go on
+///             after the context's; each chunk begins there again
 ///   select    once for the model; now kept_slots() says what every layer's `kept` needs
 ///   compact   layer by layer, `full` into `kept`
 ///
@@ -30,11 +32,14 @@ namespace purekv::inline v0_1::inline PUREKV_ISA {
 /// they are those of attention over all of it.
 template <class Compressor, Pattern P> class reconstructor {
   using estimator = typename Compressor::estimator_type;
+  static constexpr bool layers_share = detail::layers_share_budget<decltype(Compressor::budget)>();
   static_assert(!detail::needs_source<estimator>(),
                 "reconstructor: every layer is scored by its own attention; the estimator cannot be a cross_layer");
+  static_assert(Compressor::scope == selection_scope::kv_head, "reconstructor: KV heads choose for themselves");
 
  public:
-  reconstructor(model_shape const& model, Compressor const& compressor, P const& pattern)
+  /// pattern: one for all layers, or an array with one for each.
+  reconstructor(model_shape const& model, Compressor const& compressor, per_layer<P> const& pattern)
       : model_(model), compressor_(compressor), pattern_(pattern) {}
 
   status check() const {
@@ -43,6 +48,7 @@ template <class Compressor, Pattern P> class reconstructor {
               "reconstructor: layers, heads, kv_heads and dim must be positive, value_dim not negative"};
     if (model_.heads % model_.kv_heads != 0)
       return {errc::bad_shape, "reconstructor: heads is not a multiple of kv_heads"};
+    if (pattern_.missing()) return {errc::null_data, "reconstructor: patterns is null"};
     return compressor_.budget.check();
   }
 
@@ -79,13 +85,13 @@ template <class Compressor, Pattern P> class reconstructor {
   template <class T, class TQ>
   std::size_t prefill_workspace(cpu exec, std::int32_t layer, query_view<TQ> const& q,
                                 layer_storage<T> const* storage) const {
-    return attend_workspace(exec, pattern_, q, appended(storage[layer].full, q));
+    return attend_workspace(exec, pattern_[layer], q, appended(storage[layer].full, q));
   }
   template <class T, class TQ>
   std::size_t repeat_workspace(cpu exec, std::int32_t layer, query_view<TQ> const& q,
                                layer_storage<T> const* storage) const {
     repeat_memory<TQ> memory;
-    return memory.take(*this, exec, q, storage[layer].full, detail::carve{});
+    return memory.take(*this, exec, layer, q, storage[layer].full, detail::carve{});
   }
 
   /// Caches and attends to the next tokens of the context. `full` is empty before the first of them.
@@ -101,7 +107,7 @@ template <class Compressor, Pattern P> class reconstructor {
       for (std::int32_t h = 0; h < model_.kv_heads; ++h)
         if (q.count(s) > state_.tokens[s] - full.length(s, h))
           return {errc::mismatch, "reconstructor::prefill: more tokens than begin() was told"};
-    return append_and_attend(exec, q, k, v, full, out, attend_taps{}, work);
+    return append_and_attend(exec, layer, q, k, v, full, out, attend_taps{}, work);
   }
 
   /// A chunk of the repetition: attends to the context and to itself, folds its scores in, and leaves `full` as it was.
@@ -114,17 +120,17 @@ template <class Compressor, Pattern P> class reconstructor {
     if (*state_.selected != 0)
       return {errc::bad_policy, "reconstructor::repeat: the model has been selected already; call begin() first"};
     repeat_memory<TQ> memory;
-    memory.take(*this, exec, q, full, detail::carve{work});
+    memory.take(*this, exec, layer, q, full, detail::carve{work});
     if (!memory.fits)
       return {errc::workspace_too_small, "reconstructor::repeat: workspace smaller than repeat_workspace()"};
 
     std::ptrdiff_t const queries = q.rows.tokens;
     attend_taps const taps{.lse = memory.lse, .lse_stride = queries};
-    if (status const s = append_and_attend(exec, q, k, v, full, out, taps, memory.rest); !s.ok()) return s;
+    if (status const s = append_and_attend(exec, layer, q, k, v, full, out, taps, memory.rest); !s.ok()) return s;
     detail::shorten(exec, full, [&](std::int32_t s) { return q.count(s); });
 
     score_view const scores = dense_scores(memory.scores, state_.sequences, model_.kv_heads, state_.longest);
-    evidence<P, TQ> const seen{pattern_, q, memory.lse, queries};
+    evidence<P, TQ> const seen{pattern_[layer], q, memory.lse, queries};
     if (status const s = score(exec, compressor_.estimator, seen, full, source_view{}, scores, memory.rest); !s.ok())
       return s;
     score_view const all = scores_of(layer);
@@ -151,8 +157,14 @@ template <class Compressor, Pattern P> class reconstructor {
   /// Memory `select` wants; T: the caches' element.
   template <Element T> std::size_t select_workspace() const {
     detail::carve memory;
-    memory.take<scored_layer<contiguous_cache<T>>>(model_.layers);
-    detail::select_model_memory::take(memory, state_.kept.rows, state_.kept.capacity);
+    if constexpr (layers_share) {
+      memory.take<scored_layer<contiguous_cache<T>>>(model_.layers);
+      detail::select_model_memory::take(memory, state_.kept.rows, state_.kept.capacity);
+    } else {
+      memory.take<detail::row_choice>(state_.kept.rows / model_.layers);
+      memory.take<std::uint32_t>(state_.kept.capacity / model_.layers);
+      memory.take<std::uint32_t>(state_.kept.capacity / model_.layers);
+    }
     return memory.bytes();
   }
 
@@ -167,15 +179,14 @@ template <class Compressor, Pattern P> class reconstructor {
         return {errc::bad_policy, "reconstructor::select: a layer has been compacted already; call begin() first"};
       if (status const s = check_whole(storage[l].full); !s.ok()) return s;
     }
-    detail::carve memory{work};
-    auto* const model = memory.take<scored_layer<contiguous_cache<T>>>(model_.layers);
-    if (!memory.fits())
-      return {errc::workspace_too_small, "reconstructor::select: workspace smaller than select_workspace()"};
-    for (std::int32_t l = exec.rank(); l < model_.layers; l += exec.size()) model[l] = {storage[l].full, scores_of(l)};
+    status const result = [&] {
+      if constexpr (layers_share)
+        return select_model(exec, storage, work);
+      else
+        return select_layers(exec, storage, work);
+    }();
     exec.sync();
-    status const result = purekv::select(exec, compressor_, model, model_.layers, state_.kept, memory.rest());
-    exec.sync();
-    if (exec.rank() == 0 && result.ok()) *state_.selected = 1;
+    if (exec.rank() == 0 && (result.ok() || !layers_share)) *state_.selected = result.ok();
     exec.sync();
     return result;
   }
@@ -246,6 +257,35 @@ template <class Compressor, Pattern P> class reconstructor {
     return s;
   }
 
+  template <class T> status select_model(cpu exec, layer_storage<T> const* storage, workspace const& work) const {
+    detail::carve memory{work};
+    auto* const model = memory.take<scored_layer<contiguous_cache<T>>>(model_.layers);
+    if (!memory.fits())
+      return {errc::workspace_too_small, "reconstructor::select: workspace smaller than select_workspace()"};
+    for (std::int32_t l = exec.rank(); l < model_.layers; l += exec.size()) model[l] = {storage[l].full, scores_of(l)};
+    exec.sync();
+    return purekv::select(exec, compressor_, model, model_.layers, state_.kept, memory.rest());
+  }
+
+  /// What each layer keeps comes to lie behind what those below it keep.
+  template <class T> status select_layers(cpu exec, layer_storage<T> const* storage, workspace const& work) const {
+    std::int64_t before = 0;
+    for (std::int32_t l = 0; l < model_.layers; ++l) {
+      selection part = kept(l);
+      part.token += before;
+      part.capacity -= before;
+      layer_position const layer{l, model_.layers};
+      status const s = purekv::select(exec, compressor_, scores_of(l), storage[l].full, part, work, layer);
+      if (!s.ok()) return s;
+      std::int64_t const count = part.offset[part.rows];
+      exec.sync();
+      for (std::int32_t row = 0; exec.rank() == 0 && row <= part.rows; ++row) part.offset[row] += before;
+      exec.sync();
+      before += count;
+    }
+    return {};
+  }
+
   template <class TQ> struct repeat_memory {
     float* lse;      // [heads, queries]
     float* scores;   // [sequences, kv_heads, longest]
@@ -253,14 +293,14 @@ template <class Compressor, Pattern P> class reconstructor {
     bool fits;
 
     template <class T>
-    std::size_t take(reconstructor const& r, cpu exec, query_view<TQ> const& q, contiguous_cache<T> const& full,
-                     detail::carve memory) {
+    std::size_t take(reconstructor const& r, cpu exec, std::int32_t layer, query_view<TQ> const& q,
+                     contiguous_cache<T> const& full, detail::carve memory) {
       std::int64_t const queries = q.rows.tokens;
       lse = memory.take<float>(r.model_.heads * queries);
       scores = memory.take<float>(std::int64_t{full.sequences} * r.model_.kv_heads * r.state_.longest);
       std::size_t const attending =
-          attend_workspace(exec, r.pattern_, q, appended(full, q), {.lse = lse, .lse_stride = queries});
-      evidence<P, TQ> const seen{r.pattern_, q, lse, queries};
+          attend_workspace(exec, r.pattern_[layer], q, appended(full, q), {.lse = lse, .lse_stride = queries});
+      evidence<P, TQ> const seen{r.pattern_[layer], q, lse, queries};
       std::size_t const scoring = score_workspace(exec, r.compressor_.estimator, seen, full);
       std::size_t const most = attending > scoring ? attending : scoring;
       rest = {memory.take<std::byte>(most <= INT64_MAX ? static_cast<std::int64_t>(most) : -1), most};
@@ -304,11 +344,11 @@ template <class Compressor, Pattern P> class reconstructor {
 
   /// Appends, then attends; an error of the second undoes the first.
   template <class TQ, class TI, class T, class TO>
-  status append_and_attend(cpu exec, query_view<TQ> const& q, rows_view<TI const> const& k,
+  status append_and_attend(cpu exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> const& k,
                            rows_view<TI const> const& v, contiguous_cache<T> const& full, rows_view<TO> const& out,
                            attend_taps const& taps, workspace const& work) const {
     if (status const s = append(exec, k, v, q.batch, full); !s.ok()) return s;
-    status const result = attend(exec, pattern_, q, full, out, taps, work);
+    status const result = attend(exec, pattern_[layer], q, full, out, taps, work);
     if (!result.ok()) detail::shorten(exec, full, [&](std::int32_t s) { return q.count(s); });
     return result;
   }
@@ -317,8 +357,13 @@ template <class Compressor, Pattern P> class reconstructor {
 
   model_shape model_;
   Compressor compressor_;
-  P pattern_;
+  per_layer<P> pattern_;
   context_state state_;
 };
+
+template <class Compressor, Pattern P>
+reconstructor(model_shape const&, Compressor const&, P const&) -> reconstructor<Compressor, P>;
+template <class Compressor, Pattern P>
+reconstructor(model_shape const&, Compressor const&, P const*) -> reconstructor<Compressor, P>;
 
 }  // namespace purekv::inline v0_1::inline PUREKV_ISA
