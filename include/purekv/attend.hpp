@@ -59,21 +59,6 @@ status check_self(query_view<TQ> const& q, self_view<T> const& self, C const& ca
   return {};
 }
 
-template <class TQ, Cache C> status check_plan(tile_plan const& plan, query_view<TQ> const& q, C const& cache) {
-  if (plan.sequences != cache.sequences || plan.heads != q.rows.heads || plan.kv_heads != cache.kv_heads ||
-      plan.queries != q.rows.tokens)
-    return {errc::mismatch, "attend: the plan was made for other sequences, heads, kv_heads or queries"};
-  for (std::int32_t h = 0; h < cache.kv_heads; ++h)
-    for (std::int32_t t = 0; t < plan.tiles_per_head; ++t) {
-      query_tile const& tile = plan.tile(h, t);
-      if (tile.runs == 0) continue;
-      key_run const& last = plan.runs[tile.runs_begin + tile.runs - 1];
-      if (last.begin + last.count > cache.length(tile.sequence, h))
-        return {errc::mismatch, "attend: the plan names tokens that the cache does not hold"};
-    }
-  return {};
-}
-
 template <Pattern P, class TQ, Cache C, class TO>
 status check_attend(P const& pattern, query_view<TQ> const& q, C const& cache, rows_view<TO> const& out,
                     attend_taps const& taps) {

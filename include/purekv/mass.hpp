@@ -60,6 +60,24 @@ inline status check_reduction_name(mass_reduction by) {
              : status{errc::bad_shape, "mass: the reduction is neither sum nor maximum"};
 }
 
+template <Pattern P, class TQ, Cache C>
+status check_mass(P const& pattern, query_view<TQ> const& q, C const& cache, float const* lse,
+                  std::ptrdiff_t lse_stride, query_range const& queries, score_rows rows, mass_reduction by,
+                  score_view const& out) {
+  if (status const s = check_queries(q, cache); !s.ok()) return s;
+  if (status const s = check_pattern(pattern, q); !s.ok()) return s;
+  if (status const s = check_rows_name(rows); !s.ok()) return s;
+  if (status const s = check_reduction_name(by); !s.ok()) return s;
+  if (queries.begin < 0 || queries.count < 0) return {errc::bad_shape, "mass: queries begins or counts below 0"};
+  if (q.rows.tokens > 0 && lse == nullptr) return {errc::null_data, "mass: lse is null"};
+  if (status const s = check_lse(q, lse_stride); !s.ok()) return s;
+  return check_scores(out, cache, rows == score_rows::heads ? q.rows.heads : cache.kv_heads);
+}
+
+inline status mass_workspace_too_small() {
+  return {errc::workspace_too_small, "mass: workspace smaller than mass_workspace(), or not aligned to 64 bytes"};
+}
+
 }  // namespace detail
 
 /// Bytes that `mass` wants; reads shapes and positions, no data. SIZE_MAX when they overflow.
@@ -69,6 +87,13 @@ std::size_t mass_workspace(cpu exec, P const& pattern, query_view<TQ> const& q, 
   if (!detail::check_plan_input(pattern, q, cache).ok()) return 0;
   detail::carve memory;
   detail::take_plan(memory, pattern, q, cache, cache.kv_heads > 1, queries);
+  detail::mass_memory::take(memory, exec, q.rows.dim);
+  return memory.bytes();
+}
+
+/// The same with a plan.
+template <class TQ> std::size_t mass_workspace(cpu exec, tile_plan const&, query_view<TQ> const& q) {
+  detail::carve memory;
   detail::mass_memory::take(memory, exec, q.rows.dim);
   return memory.bytes();
 }
@@ -85,24 +110,30 @@ template <Pattern P, class TQ, Cache C>
 status mass(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cache, float const* lse,
             std::ptrdiff_t lse_stride, query_range const& queries, score_rows rows, score_view const& out,
             workspace const& work, mass_reduction by = mass_reduction::sum) {
-  if (status const s = detail::check_queries(q, cache); !s.ok()) return s;
-  if (status const s = detail::check_pattern(pattern, q); !s.ok()) return s;
-  if (status const s = detail::check_rows_name(rows); !s.ok()) return s;
-  if (status const s = detail::check_reduction_name(by); !s.ok()) return s;
-  if (queries.begin < 0 || queries.count < 0) return {errc::bad_shape, "mass: queries begins or counts below 0"};
-  if (q.rows.tokens > 0 && lse == nullptr) return {errc::null_data, "mass: lse is null"};
-  if (status const s = detail::check_lse(q, lse_stride); !s.ok()) return s;
-  if (status const s = detail::check_scores(out, cache, rows == score_rows::heads ? q.rows.heads : cache.kv_heads);
-      !s.ok())
+  if (status const s = detail::check_mass(pattern, q, cache, lse, lse_stride, queries, rows, by, out); !s.ok())
     return s;
   detail::carve memory(work);
   // Sized as if every KV head had its own plan, so that a workspace for a whole prompt serves what is left of it too.
   detail::plan_memory planned = detail::take_plan(memory, pattern, q, cache, cache.kv_heads > 1, queries);
   detail::mass_memory const taken = detail::mass_memory::take(memory, exec, q.rows.dim);
-  if (!memory.fits())
-    return {errc::workspace_too_small, "mass: workspace smaller than mass_workspace(), or not aligned to 64 bytes"};
+  if (!memory.fits()) return detail::mass_workspace_too_small();
   planned.per_kv_head = detail::needs_plan_per_head(pattern, cache);
   tile_plan const plan = detail::make_plan(exec, pattern, q, cache, planned, queries);
+  detail::run_mass(exec, pattern, plan, q, cache, lse, lse_stride, queries, rows, by, out, taken);
+  return {};
+}
+
+/// The same with the plan that the attention call had.
+template <Pattern P, class TQ, Cache C>
+status mass(cpu exec, P const& pattern, tile_plan const& plan, query_view<TQ> const& q, C const& cache,
+            float const* lse, std::ptrdiff_t lse_stride, query_range const& queries, score_rows rows,
+            score_view const& out, workspace const& work, mass_reduction by = mass_reduction::sum) {
+  if (status const s = detail::check_mass(pattern, q, cache, lse, lse_stride, queries, rows, by, out); !s.ok())
+    return s;
+  if (status const s = detail::check_plan(plan, q, cache); !s.ok()) return s;
+  detail::carve memory(work);
+  detail::mass_memory const taken = detail::mass_memory::take(memory, exec, q.rows.dim);
+  if (!memory.fits()) return detail::mass_workspace_too_small();
   detail::run_mass(exec, pattern, plan, q, cache, lse, lse_stride, queries, rows, by, out, taken);
   return {};
 }

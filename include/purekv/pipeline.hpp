@@ -8,6 +8,7 @@
 #include <purekv/decode.hpp>
 #include <purekv/detail/appended_cache.hpp>
 #include <purekv/detail/chunk_mass.hpp>
+#include <purekv/detail/kept_plan.hpp>
 #include <purekv/detail/one_set.hpp>
 #include <purekv/detail/prefill_memory.hpp>
 #include <purekv/detail/prompt_cache.hpp>
@@ -131,7 +132,7 @@ template <class Compressor, Pattern P> class pipeline {
   template <Element T, class TQ> std::size_t prefill_workspace(cpu exec, query_view<TQ> const& q) const {
     std::size_t most = 0;
     for (std::int32_t l = 0; l < (pattern_.varies() || schedule_.chunked ? model_.layers : 1); ++l) {
-      std::size_t const bytes = whole_memory<T>(exec, l, q, detail::carve{}).bytes;
+      std::size_t const bytes = whole_memory<T>(exec, l, q, nullptr, detail::carve{}).bytes;
       most = bytes > most ? bytes : most;
     }
     return most;
@@ -141,11 +142,33 @@ template <class Compressor, Pattern P> class pipeline {
   template <class T, class TQ>
   std::size_t prefill_workspace(cpu exec, std::int32_t layer, query_view<TQ> const& q,
                                 layer_storage<T> const* storage) const {
+    tile_plan const* const plan = kept_plan_of(layer, q, storage);
     if (schedule_.layers[layer].when == evict_when::never)
-      return state_.fed_any(layer) ? attend_workspace(exec, pattern_[layer], q, appended(storage[layer].kept, q))
-                                   : attend_workspace(exec, pattern_[layer], q, prompt_shape<T>(q));
-    return schedule_.chunked ? chunk_memory(exec, layer, q, storage[layer].full, detail::carve{}).bytes
-                             : whole_memory<T>(exec, layer, q, detail::carve{}).bytes;
+      return with_cache(layer, q, storage, [&](auto const& cache) {
+        return plan != nullptr ? attend_workspace(exec, *plan, q, cache)
+                               : attend_workspace(exec, pattern_[layer], q, cache);
+      });
+    return schedule_.chunked ? chunk_memory(exec, layer, q, storage[layer].full, plan, detail::carve{}).bytes
+                             : whole_memory<T>(exec, layer, q, plan, detail::carve{}).bytes;
+  }
+
+  /// Memory `keep_plan` wants for these queries, the next of the prompt; 0 where it would serve nothing. Of the caches
+  /// positions and lengths are read.
+  template <class T, class TQ> std::size_t plan_bytes(query_view<TQ> const& q, layer_storage<T> const* storage) const {
+    if (pattern_.varies()) return 0;
+    return with_cache(0, q, storage,
+                      [&](auto const& cache) { return detail::kept_plan::bytes(pattern_[0], q, cache); });
+  }
+
+  /// Lends memory for the plan of the prompt, until the next keep_plan or begin: the first layer that attends to the
+  /// whole prompt makes it, and those that attend to the same positions use it, for attention and for the mass of all
+  /// queries, with the same bits as without. Where positions differ, as in the next chunk, it is made anew; layers that
+  /// prune first or drop plan by themselves, and so do all where the pattern is an array. Null memory: they all do.
+  /// Between calls for layers, by one thread. Too little memory for the plan is an error of `prefill`, before anything
+  /// is written.
+  status keep_plan(workspace const& memory) {
+    if (!state_.started()) return {errc::not_ready, "pipeline: begin() has not been called"};
+    return plan_.lend(memory);
   }
 
   /// Memory `decode` wants for queries of this shape, up to the capacity of `kept`; for many of them, for these
@@ -176,6 +199,7 @@ template <class Compressor, Pattern P> class pipeline {
     if (!memory.fits()) return {errc::workspace_too_small, "pipeline::begin: state smaller than state_bytes()"};
     state_ = next;
     state_.start(tokens, new_tokens);
+    plan_ = {};
     return {};
   }
 
@@ -264,17 +288,18 @@ template <class Compressor, Pattern P> class pipeline {
  private:
   /// What a call works in, for a prompt at once and for a chunk of one.
   template <class T, class TQ>
-  detail::prefill_memory whole_memory(cpu exec, std::int32_t layer, query_view<TQ> const& q,
+  detail::prefill_memory whole_memory(cpu exec, std::int32_t layer, query_view<TQ> const& q, tile_plan const* plan,
                                       detail::carve const& memory) const {
-    evidence<P, TQ> const seen{pattern_[layer], q};
+    evidence<P, TQ> const seen{pattern_[layer], q, nullptr, 0, score_view{}, plan};
     auto const range = [&](std::int32_t s) { return detail::among_the_last(mass_queries, q.count(s), 0); };
     return detail::prefill_memory::take(exec, compressor_[layer], seen, prompt_shape<T>(q), collects(layer), range,
                                         memory);
   }
   template <class T, class TQ>
   detail::prefill_memory chunk_memory(cpu exec, std::int32_t layer, query_view<TQ> const& q,
-                                      contiguous_cache<T> const& full, detail::carve const& memory) const {
-    evidence<P, TQ> const seen{pattern_[layer], q, nullptr, 0, mass_of(layer)};
+                                      contiguous_cache<T> const& full, tile_plan const* plan,
+                                      detail::carve const& memory) const {
+    evidence<P, TQ> const seen{pattern_[layer], q, nullptr, 0, mass_of(layer), plan};
     auto const range = [&](std::int32_t s) { return collected(layer, q, s); };
     return detail::prefill_memory::take(exec, compressor_[layer], seen, appended(state_.so_far(layer, full), q),
                                         collects(layer), range, memory);
@@ -363,6 +388,24 @@ template <class Compressor, Pattern P> class pipeline {
   template <Cache C, class TQ> static detail::appended_cache<C> appended(C const& cache, query_view<TQ> const& q) {
     return {cache, q.batch, q.rows.tokens};
   }
+  /// f(what the layer attends to with these queries, unless it prunes first).
+  template <class T, class TQ, class F>
+  auto with_cache(std::int32_t layer, query_view<TQ> const& q, layer_storage<T> const* storage, F const& f) const {
+    if (!state_.fed_any(layer)) return f(prompt_shape<T>(q));
+    if (!needs_full(layer)) return f(appended(storage[layer].kept, q));
+    return f(appended(state_.so_far(layer, storage[layer].full), q));
+  }
+
+  /// Whether the layer attends to the whole prompt by the pattern of all layers, and there is memory for its plan.
+  bool shares_plan(std::int32_t layer) const {
+    return plan_.lent() && !pattern_.varies() && !drops(layer) &&
+           schedule_.layers[layer].when != evict_when::before_attending;
+  }
+  template <class T, class TQ>
+  tile_plan const* kept_plan_of(std::int32_t layer, query_view<TQ> const& q, layer_storage<T> const* storage) const {
+    if (!shares_plan(layer)) return nullptr;
+    return with_cache(layer, q, storage, [&](auto const& cache) { return plan_.find(q, cache); });
+  }
 
   /// Whether the attention mass of this layer is put together chunk by chunk: it is scored, by an estimator that reads
   /// attention mass.
@@ -406,14 +449,22 @@ template <class Compressor, Pattern P> class pipeline {
     exec.sync();  // every rank has checked; from here on lengths and state change
     enter(exec, pipeline_phase::attending);
 
-    if (plan.when == evict_when::never) return keep_whole(exec, layer, q, k, v, own.kept, attention, work);
+    tile_plan shared;
+    if (shares_plan(layer)) {
+      status const s = with_cache(layer, q, storage, [&](auto const& cache) {
+        return plan_.find_or_make(exec, pattern_[layer], q, cache, shared);
+      });
+      if (!s.ok()) return s;
+    }
+    tile_plan const* const tiles = shares_plan(layer) ? &shared : nullptr;
+    if (plan.when == evict_when::never) return keep_whole(exec, layer, q, k, v, own.kept, attention, tiles, work);
 
     detail::carve const carved{work};
-    detail::prefill_memory const memory =
-        schedule_.chunked ? chunk_memory(exec, layer, q, own.full, carved) : whole_memory<T>(exec, layer, q, carved);
+    detail::prefill_memory const memory = schedule_.chunked ? chunk_memory(exec, layer, q, own.full, tiles, carved)
+                                                            : whole_memory<T>(exec, layer, q, tiles, carved);
     if (!memory.fits)
       return {errc::workspace_too_small, "pipeline::prefill: workspace smaller than prefill_workspace()"};
-    if (drops(layer)) return keep_whole(exec, layer, q, k, v, own.kept, attention, memory.rest);
+    if (drops(layer)) return keep_whole(exec, layer, q, k, v, own.kept, attention, tiles, memory.rest);
 
     if (exec.rank() == 0)
       for (std::int32_t i = 0; i < state_.sequences * model_.kv_heads; ++i)
@@ -422,7 +473,7 @@ template <class Compressor, Pattern P> class pipeline {
     if (status const s = append(exec, k, v, q.batch, own.full); !s.ok()) return s;
     status const result = plan.when == evict_when::before_attending
                               ? prune_then_attend(exec, layer, q, own, attention, memory)
-                              : attend_then_evict(exec, layer, q, storage, attention, memory);
+                              : attend_then_evict(exec, layer, q, storage, attention, tiles, memory);
     if (result.ok()) state_.advance(exec, layer, q);
     return result;
   }
@@ -439,15 +490,25 @@ template <class Compressor, Pattern P> class pipeline {
 
   template <class TQ, class TI, class T, class Attention>
   status keep_whole(cpu exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> k, rows_view<TI const> v,
-                    ragged_cache<T> const& kept, Attention const& attention, workspace work) const {
+                    ragged_cache<T> const& kept, Attention const& attention, tile_plan const* tiles,
+                    workspace work) const {
     if (exec.rank() == 0 && !state_.fed_any(layer)) lay_out_whole(layer, kept);
     exec.sync();
     if (status const s = append(exec, k, v, q.batch, kept); !s.ok()) return s;
     status result;
-    if constexpr (Attention::here) result = attend(exec, pattern_[layer], q, kept, attention.out, attention.taps, work);
+    if constexpr (Attention::here)
+      result = attend_by(exec, pattern_[layer], tiles, q, kept, attention.out, attention.taps, work);
     if (!result.ok()) detail::shorten(exec, kept, [&](std::int32_t s) { return q.count(s); });
     if (result.ok()) state_.advance(exec, layer, q);
     return result;
+  }
+
+  /// With the plan that the layers share, or one of its own.
+  template <class TQ, Cache C, class TO>
+  static status attend_by(cpu exec, P const& pattern, tile_plan const* tiles, query_view<TQ> const& q, C const& cache,
+                          rows_view<TO> const& out, attend_taps const& taps, workspace const& work) {
+    return tiles != nullptr ? attend(exec, pattern, *tiles, q, cache, out, taps, work)
+                            : attend(exec, pattern, q, cache, out, taps, work);
   }
 
   template <class TQ, class T, class Attention>
@@ -491,15 +552,17 @@ template <class Compressor, Pattern P> class pipeline {
 
   template <class TQ, class T, class Attention>
   status attend_then_evict(cpu exec, std::int32_t layer, query_view<TQ> const& q, layer_storage<T> const* storage,
-                           Attention const& attention, detail::prefill_memory const& memory) const {
+                           Attention const& attention, tile_plan const* tiles,
+                           detail::prefill_memory const& memory) const {
     layer_storage<T> const& own = storage[layer];
-    evidence<P, TQ> seen{pattern_[layer], q, memory.lse, q.rows.tokens, mass_of(layer)};
+    evidence<P, TQ> seen{pattern_[layer], q, memory.lse, q.rows.tokens, mass_of(layer), tiles};
     if constexpr (Attention::here) {
       attend_taps taps = attention.taps;
       if (taps.lse == nullptr) taps = {.lse = memory.lse, .lse_stride = q.rows.tokens};
       seen.lse = taps.lse;
       seen.lse_stride = taps.lse_stride;
-      if (status const s = attend(exec, seen.pattern, q, own.full, attention.out, taps, memory.rest); !s.ok()) return s;
+      if (status const s = attend_by(exec, seen.pattern, tiles, q, own.full, attention.out, taps, memory.rest); !s.ok())
+        return s;
     } else {
       seen.lse = attention.lse;
       seen.lse_stride = attention.lse_stride;
@@ -607,6 +670,7 @@ template <class Compressor, Pattern P> class pipeline {
   per_layer<P> pattern_;
   phase_listener listener_;
   detail::prompt_state state_;
+  detail::kept_plan plan_;
 };
 
 template <class C, class P>

@@ -8,6 +8,25 @@
 #include <purekv/tile_plan.hpp>
 
 namespace purekv::inline v0_1::inline PUREKV_ISA {
+namespace detail {
+
+/// Whether a plan can be one of these queries over this cache.
+template <class TQ, Cache C> status check_plan(tile_plan const& plan, query_view<TQ> const& q, C const& cache) {
+  if (plan.sequences != cache.sequences || plan.heads != q.rows.heads || plan.kv_heads != cache.kv_heads ||
+      plan.queries != q.rows.tokens)
+    return {errc::mismatch, "tile_plan: it was made for other sequences, heads, kv_heads or queries"};
+  for (std::int32_t h = 0; h < cache.kv_heads; ++h)
+    for (std::int32_t t = 0; t < plan.tiles_per_head; ++t) {
+      query_tile const& tile = plan.tile(h, t);
+      if (tile.runs == 0) continue;
+      key_run const& last = plan.runs[tile.runs_begin + tile.runs - 1];
+      if (last.begin + last.count > cache.length(tile.sequence, h))
+        return {errc::mismatch, "tile_plan: it names tokens that the cache does not hold"};
+    }
+  return {};
+}
+
+}  // namespace detail
 
 /// Bytes that `plan` wants; reads shapes and positions, no keys. SIZE_MAX when they overflow, 0 for arguments that
 /// `plan` refuses.

@@ -14,12 +14,14 @@ namespace purekv::inline v0_1 {
 /// rows lse_stride floats apart. Estimators that read no attention mass need neither lse nor queries.
 /// mass : [sequences, heads, tokens] or null: the attention mass that the estimator asks for, where it has been put
 /// together already, from chunks of a prompt or steps of decoding. Then only the number of heads is read of q.
+/// plan: that of the attention, or null; spares estimators that read the mass of all queries one of their own.
 template <class P, class TQ> struct evidence {
   P pattern;
   query_view<TQ> q;
   float const* lse = nullptr;
   std::ptrdiff_t lse_stride = 0;
   score_view mass{};
+  tile_plan const* plan = nullptr;
 };
 
 template <class P, class TQ> evidence(P, query_view<TQ>, float const*, std::ptrdiff_t) -> evidence<P, TQ>;
@@ -59,7 +61,9 @@ template <class E> struct score_memory {
     m.scratch = memory.take<float>(
         countable ? E::scratch(layer_shape{heads, cache.kv_heads, longest, cache.dim, value_dim_of(cache)}) : -1);
     if (asks_for_mass(seen)) {
-      std::size_t const bytes = mass_workspace(exec, seen.pattern, seen.q, cache, queries(), score_rows::heads);
+      std::size_t const bytes = has_plan(seen)
+                                    ? mass_workspace(exec, *seen.plan, seen.q)
+                                    : mass_workspace(exec, seen.pattern, seen.q, cache, queries(), score_rows::heads);
       m.rest = {memory.take<std::byte>(bytes <= INT64_MAX ? static_cast<std::int64_t>(bytes) : -1), bytes};
     }
     return m;
@@ -67,6 +71,10 @@ template <class E> struct score_memory {
 
   template <class P, class TQ> static bool asks_for_mass(evidence<P, TQ> const& seen) {
     return E::mass_queries > 0 && seen.mass.data == nullptr;
+  }
+  /// A plan of the last queries alone costs little, and has tiles of its own.
+  template <class P, class TQ> static bool has_plan(evidence<P, TQ> const& seen) {
+    return E::mass_queries == all_queries && seen.plan != nullptr;
   }
 
   static constexpr query_range queries() {
@@ -144,8 +152,12 @@ status score(cpu exec, E const& estimator, evidence<P, TQ> const& seen, C const&
   if (!carved.fits())
     return {errc::workspace_too_small, "score: workspace smaller than score_workspace(), or not aligned to 64 bytes"};
   if (detail::score_memory<E>::asks_for_mass(seen)) {
-    status const s = mass(exec, seen.pattern, seen.q, cache, seen.lse, seen.lse_stride, memory.queries(),
-                          score_rows::heads, memory.mass, memory.rest, detail::mass_by<E>());
+    constexpr mass_reduction by = detail::mass_by<E>();
+    status const s = detail::score_memory<E>::has_plan(seen)
+                         ? mass(exec, seen.pattern, *seen.plan, seen.q, cache, seen.lse, seen.lse_stride,
+                                memory.queries(), score_rows::heads, memory.mass, memory.rest, by)
+                         : mass(exec, seen.pattern, seen.q, cache, seen.lse, seen.lse_stride, memory.queries(),
+                                score_rows::heads, memory.mass, memory.rest, by);
     if (!s.ok()) return s;
   }
   for (std::int32_t s = 0; s < cache.sequences; ++s) {

@@ -23,8 +23,8 @@ struct prefill_memory {
   bool fits = false;
   std::size_t bytes = 0;  // of all
 
-  /// seen: the pattern and the queries, whose tokens are in `cache` already, and the mass if it is put together chunk
-  /// by chunk: then range(s) says which queries of sequence s count.
+  /// seen: the pattern, its plan if there is one, and the queries, whose tokens are in `cache` already, and the mass if
+  /// it is put together chunk by chunk: then range(s) says which queries of sequence s count.
   template <class Compressor, Pattern P, class TQ, Cache C, class Range>
   static prefill_memory take(cpu exec, Compressor const& c, evidence<P, TQ> const& seen, C const& cache, bool collects,
                              Range const& range, carve memory) {
@@ -49,7 +49,8 @@ struct prefill_memory {
               .scope = Compressor::scope};
 
     attend_taps const taps{.lse = m.lse, .lse_stride = queries};
-    std::size_t most = attend_workspace(exec, seen.pattern, seen.q, cache, taps);
+    std::size_t most = seen.plan != nullptr ? attend_workspace(exec, *seen.plan, seen.q, cache, taps)
+                                            : attend_workspace(exec, seen.pattern, seen.q, cache, taps);
     auto const cover = [&](std::size_t wanted) { most = wanted > most ? wanted : most; };
     for (std::int32_t s = 0; collects && s < cache.sequences; ++s)
       cover(chunk_mass_workspace(exec, seen, cache, s, range(s)));

@@ -167,9 +167,11 @@ struct spatial_temporal {
   /// How far from its place a token of frame q_frame sees in k_frame of its stream, in cells; -1: it sees nothing.
   PUREKV_HD std::int32_t radius_of(std::int32_t q_frame, std::int32_t k_frame) const {
     if (first_frame && k_frame == 0) return everything;
-    std::int32_t const d = q_frame / cell.frames - k_frame / cell.frames;
+    // Planning asks for every pair of frames and query: divisions by 1 would be a third of its time.
+    std::int32_t const d = cell.frames == 1 ? q_frame - k_frame : q_frame / cell.frames - k_frame / cell.frames;
     std::int32_t radius = 0 <= d && d <= spatial_frames ? spatial_radius : -1;
-    if (1 <= d && d <= temporal_frames && d % temporal_stride == 0 && temporal_radius > radius)
+    if (1 <= d && d <= temporal_frames && (temporal_stride == 1 || d % temporal_stride == 0) &&
+        temporal_radius > radius)
       radius = temporal_radius;
     return radius;
   }
@@ -179,6 +181,9 @@ struct spatial_temporal {
   PUREKV_HD stretch window(std::int32_t at, std::int32_t unit, std::int32_t size, std::int32_t radius) const {
     if (radius < 0) return {0, 0};
     if (radius >= size && radius >= at) return {0, size};
+    if (unit == 1 && !clamped)  // what follows, without its divisions
+      return {at - radius > 0 ? (at - radius < size ? at - radius : size) : 0,
+              radius < size - at ? at + radius + 1 : size};
     std::int64_t const last_cell = (size - 1) / unit, own = at / unit, wide = 2 * std::int64_t{radius};
     std::int64_t first = own - radius;
     if (clamped && first > last_cell - wide) first = last_cell - wide;
@@ -234,8 +239,8 @@ struct spatial_temporal {
           time_runs(own, first.t, last.t, s, add);
           break;
         case relation::by_place:
-          for (std::int32_t t = 0; t < s.frames && k_frame <= q_frame; ++t, ++k_frame)
-            place_runs(own, first, last, s, s.begin + t * s.frame_tokens(), radius_of(q_frame, k_frame), add);
+          frame_runs(own, first, last, q_frame, s, k_frame, add);
+          k_frame += s.frames;
       }
     }
   }
@@ -250,6 +255,36 @@ struct spatial_temporal {
     add(at(of_first.begin), at(of_last.begin), false);
     add(at(of_last.begin), at(of_first.end), true);
     add(at(of_first.end), at(of_last.end), false);
+  }
+
+  /// What queries at the places `first` .. `last` of frame q_frame see in the frames of s, the first of which is
+  /// k_frame. Neighbours that are seen equally far look alike, so the places are worked out once for all of them, if
+  /// they are one run.
+  template <class Add>
+  PUREKV_HD void frame_runs(segment const& own, coordinates const& first, coordinates const& last, std::int32_t q_frame,
+                            segment const& s, std::int32_t k_frame, Add const& add) const {
+    std::int32_t const frames = s.frames <= q_frame - k_frame ? s.frames : q_frame - k_frame + 1;
+    std::int32_t known = -1, runs = 0;
+    stretch seen{0, 0};
+    bool all = false;
+    for (std::int32_t t = 0; t < frames; ++t) {
+      std::int32_t const radius = radius_of(q_frame, k_frame + t), frame = s.begin + t * s.frame_tokens();
+      if (radius < 0) continue;
+      if (radius != known || runs > 1) {
+        known = radius;
+        runs = 0;
+        auto const note = [&](std::int32_t begin, std::int32_t end, bool full) {
+          bool const goes_on = runs > 0 && seen.end == begin - frame && all == full;
+          seen = {goes_on ? seen.begin : begin - frame, end - frame};
+          runs += !goes_on;
+          all = full;
+          add(begin, end, full);
+        };
+        place_runs(own, first, last, s, frame, radius, note);
+      } else if (runs == 1) {
+        add(frame + seen.begin, frame + seen.end, all);
+      }
+    }
   }
 
   /// What queries at the places `first` .. `last` of a frame of `own` see in the frame of s that begins at `frame`.
