@@ -4,8 +4,8 @@
 #include "cache_memory.hpp"
 #include "estimator_data.hpp"
 #include "measured_attention.hpp"
+#include "pattern.hpp"
 
-#include <purekv/pattern/sliding_window.hpp>
 #include <purekv/pipeline.hpp>
 #include <purekv/protect/within_window.hpp>
 
@@ -39,15 +39,16 @@ struct layer_schedule {
 /// would have it prune first, it evicts after attending.
 template <purekv::Element T, class Compressor> class compressed_attention final : public measured_attention {
  public:
-  /// compressors: one, or one for each layer. data: what they carry views of, if they do.
+  /// compressors: one, or one for each layer. data: what they carry views of, if they do. seen: by the layers that have
+  /// no window.
   compressed_attention(model_shape const& model, layer_schedule schedule, std::vector<Compressor> compressors,
-                       std::unique_ptr<estimator_data> data, int threads)
+                       std::unique_ptr<estimator_data> data, purekv::per_layer<pattern> const& seen, int threads)
       : model_(model),
         threads_(threads),
         schedule_(with_windows(std::move(schedule), model)),
         compressors_(with_windows(compressors, model)),
         data_(std::move(data)),
-        patterns_(windows(model)),
+        patterns_(with_windows(seen, model)),
         pipeline_({model.layers, model.heads, model.kv_heads, model.dim}, schedule_.view(), each_or_one(compressors_),
                   each_or_one(patterns_)) {
     pipeline_.check().or_throw();
@@ -87,6 +88,11 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
     // Workspaces depend on shapes and positions only, so the rows need no data yet.
     auto const q = queries({.tokens = tokens, .positions = positions});
     purekv::cpu const exec{0, threads_};
+    if (!prefilled_ && layer == 0) {
+      if (std::size_t const wanted = pipeline_.plan_bytes(q, storage_.data()); plan_.bytes() < wanted)
+        plan_ = aligned_memory(wanted);
+      pipeline_.keep_plan({plan_.data(), plan_.bytes()}).or_throw();
+    }
     std::size_t const bytes = prefilled_ ? pipeline_.template decode_workspace<T>(exec, layer, q, storage_.data())
                                          : pipeline_.prefill_workspace(exec, layer, q, storage_.data());
     if (workspace_.bytes() < bytes) workspace_ = aligned_memory(bytes);
@@ -102,6 +108,8 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
     if (fed_ < prompt_) return;
     shared_full_.reset();
     workspace_ = {};
+    pipeline_.keep_plan({}).or_throw();
+    plan_ = {};
     prefilled_ = true;
   }
 
@@ -158,14 +166,15 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
   };
 
   using windowed_compressor = decltype(purekv::windowed(std::declval<Compressor const&>(), 0));
-  using pipeline = purekv::pipeline<windowed_compressor, purekv::sliding_window>;
+  using pipeline = purekv::pipeline<windowed_compressor, pattern>;
 
-  static constexpr purekv::sliding_window everything{std::numeric_limits<std::int32_t>::max()};
-
-  static std::vector<purekv::sliding_window> windows(model_shape const& model) {
-    std::vector<purekv::sliding_window> result;
-    for (int const window : model.windows) result.push_back(window > 0 ? purekv::sliding_window{window} : everything);
-    if (result.empty()) result.push_back(everything);
+  static std::vector<pattern> with_windows(purekv::per_layer<pattern> const& seen, model_shape const& model) {
+    std::vector<pattern> result;
+    int const different = seen.varies() || !model.windows.empty() ? model.layers : 1;
+    for (int l = 0; l < different; ++l) {
+      int const window = model.windows.empty() ? 0 : model.windows[index(l)];
+      result.push_back(window > 0 ? pattern{purekv::sliding_window{window}} : seen[l]);
+    }
     return result;
   }
 
@@ -179,10 +188,11 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
   static std::vector<windowed_compressor> with_windows(std::vector<Compressor> const& compressors,
                                                        model_shape const& model) {
     std::vector<windowed_compressor> result;
-    auto const patterns = windows(model);
-    for (std::size_t l = 0; l < std::max(compressors.size(), patterns.size()); ++l)
+    for (std::size_t l = 0; l < std::max(compressors.size(), model.windows.size()); ++l) {
+      int const window = model.windows.empty() ? 0 : model.windows[l];
       result.push_back(purekv::windowed(compressors[std::min(l, compressors.size() - 1)],
-                                        patterns[std::min(l, patterns.size() - 1)].window));
+                                        window > 0 ? window : std::numeric_limits<std::int32_t>::max()));
+    }
     return result;
   }
 
@@ -221,13 +231,13 @@ template <purekv::Element T, class Compressor> class compressed_attention final 
   layer_schedule schedule_;
   std::vector<windowed_compressor> compressors_;  // [layers], or one for all
   std::unique_ptr<estimator_data> data_;          // may be null
-  std::vector<purekv::sliding_window> patterns_;  // [layers], or one for all
+  std::vector<pattern> patterns_;                 // [layers], or one for all
   pipeline pipeline_;
   cache_meter meter_;
   std::vector<layer_memory> layers_;
   std::optional<cache_memory<T>> shared_full_;  // of the layers that evict at once, one after the other
   std::vector<purekv::layer_storage<T>> storage_;
-  aligned_memory state_, workspace_;
+  aligned_memory state_, workspace_, plan_;
   std::int32_t prompt_ = 0, new_tokens_ = 0;
   int fed_ = 0, passing_ = 0;  // tokens of the prompt that have passed, and that pass now
   bool prefilled_ = false;

@@ -5,7 +5,7 @@ namespace engine {
 
 conversation::conversation(language_model& model, options const& o, options::row const& row, prompt const& p, int room)
     : model_(model),
-      attention_(make_attention(row.preset, row.compression, o.element, model, o.chunk > 0)),
+      attention_(make_attention(row.preset, row.compression, model, {.element = o.element, .chunked = o.chunk > 0})),
       text_(p.document),
       document_(static_cast<int>(p.document.size())),
       room_(room),

@@ -34,10 +34,10 @@ nlohmann::json fill_table(engine::engine& model, engine::tokenizer const& words,
             << std::flush;
   if (o.describe)
     for (auto const& [preset, compression] : o.rows())
-      std::cout
-          << preset << ' ' << compression << "x\n"
-          << make_attention(preset, compression, o.element, model, o.chunk > 0)->describe(prompt.tokens(), o.new_tokens)
-          << '\n';
+      std::cout << preset << ' ' << compression << "x\n"
+                << make_attention(preset, compression, model, {.element = o.element, .chunked = o.chunk > 0})
+                       ->describe(prompt.tokens(), o.new_tokens)
+                << '\n';
   std::vector<engine::measurement> rows = measure_rows(model, o, prompt, reader);
   nlohmann::json data = nlohmann::json::array();
   for (engine::measurement& row : rows) {

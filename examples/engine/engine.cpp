@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine.hpp"
 
+#include "error.hpp"
+
 #include <numeric>
 #include <stdexcept>
 
@@ -157,16 +159,89 @@ void engine::place(std::size_t tokens, int first_position) {
   std::iota(positions_.begin(), positions_.end(), first_position);
 }
 
+void engine::show(visual_input const& input) {
+  if (purekv::status const s = validate(input.layout); !s.ok()) throw bad_input(s.message);
+  auto const segments = std::span(input.layout.segments, static_cast<std::size_t>(input.layout.count));
+  patch_weights const& w = model_.patches();
+  for (purekv::segment const& s : segments) {
+    if (!s.has_frames()) continue;
+    if (w.pixels == nullptr) throw bad_input(model_.file().string() + ": is a model that reads and does not see");
+    int const sizes[] = {s.frames, s.height, s.width};
+    constexpr char const* things[] = {"frames", "rows of patches", "columns of patches"};
+    for (std::size_t axis = 0; axis < 3; ++axis)
+      if (sizes[axis] > w.places[axis]->ne[1])
+        throw bad_input("the video has " + std::to_string(sizes[axis]) + ' ' + things[axis] +
+                        "; the model was trained on at most " + std::to_string(w.places[axis]->ne[1]));
+  }
+  auto const patches = static_cast<std::size_t>(patches_before(input.layout, input.layout.tokens()));
+  if (patches > 0 && input.patches.size() != patches * static_cast<std::size_t>(w.pixels->ne[0]))
+    throw bad_input("the video has " + std::to_string(input.patches.size()) + " values, not " +
+                    std::to_string(w.pixels->ne[0]) + " for each of " + std::to_string(patches) + " patches");
+  shown_ = input;
+}
+
 void engine::embed(std::span<int const> tokens, int first_position) {
   place(tokens.size(), first_position);
+  int const end = first_position + static_cast<int>(tokens.size());
+  for (int from = first_position, to; from < end; from = to) {
+    purekv::token_layout const& layout = shown_.layout;
+    bool const covered = layout.covers(from);
+    purekv::segment const* const s = covered ? layout.segments + layout.segment_of(from) : nullptr;
+    to = covered ? std::min(end, s->end()) : end;
+    auto const first = static_cast<std::size_t>(from - first_position), count = static_cast<std::size_t>(to - from);
+    float* const rows = hidden_.data() + first * static_cast<std::size_t>(shape().hidden);
+    if (covered && s->has_frames())
+      embed_patches(from, to - from, rows);
+    else
+      embed_words(tokens.subspan(first, count), rows);
+  }
+}
+
+void engine::embed_words(std::span<int const> tokens, float* rows) {
   compute([&](ggml_context* context) {
     ggml_tensor* const ids = ggml_new_tensor_1d(context, GGML_TYPE_I32, static_cast<std::int64_t>(tokens.size()));
     ids->data = const_cast<int*>(tokens.data());
-    ggml_tensor* const rows =
+    ggml_tensor* const x =
         ggml_scale(context, ggml_get_rows(context, model_.token_embedding(), ids), model_.embedding_scale());
-    rows->data = hidden_.data();
-    return rows;
+    x->data = rows;
+    return x;
   });
+}
+
+void engine::embed_patches(int first_position, int count, float* rows) {
+  patch_weights const& w = model_.patches();
+  std::array<std::vector<std::int32_t>, 3> places;
+  for (int i = 0; i < count; ++i) {
+    purekv::coordinates const at = shown_.layout.at(first_position + i);
+    places[0].push_back(at.t);
+    places[1].push_back(at.y);
+    places[2].push_back(at.x);
+  }
+  std::ptrdiff_t const first = patches_before(shown_.layout, first_position);
+  compute([&](ggml_context* context) {
+    ggml_tensor* const pixels = ggml_new_tensor_2d(context, GGML_TYPE_F32, w.pixels->ne[0], count);
+    pixels->data = const_cast<float*>(shown_.patches.data()) + first * w.pixels->ne[0];
+    ggml_tensor* x = linear(context, w.pixels, w.bias, pixels);
+    for (std::size_t axis = 0; axis < places.size(); ++axis) {
+      ggml_tensor* const ids = ggml_new_tensor_1d(context, GGML_TYPE_I32, count);
+      ids->data = places[axis].data();
+      x = ggml_add(context, x, ggml_get_rows(context, w.places[axis], ids));
+    }
+    x->data = rows;
+    return x;
+  });
+}
+
+/// For an embedding of sections, [4, tokens]: all t, all y, all x, and a fourth that no model here uses.
+std::vector<std::int32_t> engine::rotary_positions() const {
+  if (model_.rope(0).type != GGML_ROPE_TYPE_MROPE) return positions_;
+  std::size_t const tokens = positions_.size();
+  std::vector<std::int32_t> result(4 * tokens);
+  for (std::size_t i = 0; i < tokens; ++i) {
+    auto const at = rotary_coordinates(shown_.layout, positions_[i]);
+    for (std::size_t axis = 0; axis < at.size(); ++axis) result[axis * tokens + i] = at[axis];
+  }
+  return result;
 }
 
 /// The other rows of the residual stream are forgotten.
@@ -227,12 +302,17 @@ engine::projections engine::project(ggml_context* c, int layer, ggml_tensor* x) 
   block_weights const& w = model_.block(layer);
   model_shape const& s = shape();
   std::int64_t const tokens = x->ne[1];
-  ggml_tensor* const positions = ggml_new_tensor_1d(c, GGML_TYPE_I32, tokens);
-  positions->data = positions_.data();
+  turns_ = rotary_positions();
+  ggml_tensor* const positions = ggml_new_tensor_1d(c, GGML_TYPE_I32, static_cast<std::int64_t>(turns_.size()));
+  positions->data = turns_.data();
   auto rotate = [&](ggml_tensor* y, int heads, ggml_tensor* head_norm) {
-    rope_parameters const rope = model_.rope(layer);
-    return ggml_rope_ext(c, norm(c, ggml_reshape_3d(c, y, s.dim, heads, tokens), head_norm), positions,
-                         model_.rope_factors(), s.dim, rope.type, s.context, rope.base, rope.scale, 0, 1, 32, 1);
+    rope_parameters rope = model_.rope(layer);
+    ggml_tensor* const z = norm(c, ggml_reshape_3d(c, y, s.dim, heads, tokens), head_norm);
+    if (rope.type == GGML_ROPE_TYPE_MROPE)
+      return ggml_rope_multi(c, z, positions, model_.rope_factors(), s.dim, rope.sections.data(), rope.type, s.context,
+                             rope.base, rope.scale, 0, 1, 32, 1);
+    return ggml_rope_ext(c, z, positions, model_.rope_factors(), s.dim, rope.type, s.context, rope.base, rope.scale, 0,
+                         1, 32, 1);
   };
   ggml_tensor* const h = norm(c, x, w.attn_norm);
   return {rotate(linear(c, w.attn_q, w.attn_q_bias, h), s.heads, w.attn_q_norm),

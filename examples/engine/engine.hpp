@@ -2,6 +2,7 @@
 #pragma once
 
 #include "gguf_model.hpp"
+#include "visual_input.hpp"
 
 #include <ggml-cpp.h>
 #include <ggml-cpu.h>
@@ -25,6 +26,10 @@ class engine final : public language_model {
   using projections = std::array<ggml_tensor*, 3>;  // q, k, v
 
   engine(gguf_model const& model, int threads);
+
+  /// What the passes to come see at the positions of the layout; the tokens they name there do not matter. Throws
+  /// bad_input for what the model has no eyes for.
+  void show(visual_input const& input);
 
   model_shape const& shape() const override { return model_.shape(); }
   int threads() const override { return threads_; }
@@ -52,6 +57,9 @@ class engine final : public language_model {
 
   void place(std::size_t tokens, int first_position);
   void embed(std::span<int const> tokens, int first_position);
+  void embed_words(std::span<int const> tokens, float* rows);
+  void embed_patches(int first_position, int count, float* rows);
+  std::vector<std::int32_t> rotary_positions() const;
   void go_on_with(std::span<std::int32_t const> rows);
   void replace_rows(std::vector<float> hidden, std::span<std::int32_t const> rows);
   void pass(int layer, attention& attention);
@@ -70,6 +78,8 @@ class engine final : public language_model {
   std::vector<std::byte> graph_memory_;
   std::vector<float> hidden_;  // [tokens, hidden] between layers, tokens at positions_
   std::vector<std::int32_t> positions_;
+  std::vector<std::int32_t> turns_;  // what the rotary embedding reads
+  visual_input shown_;
 };
 
 }  // namespace engine

@@ -20,7 +20,9 @@ purekv::output_projection<float> output_projections::of(int layer) const {
 queries_to_come::queries_to_come(language_model const& model)
     : model_(model),
       mean_(static_cast<std::size_t>(model.shape().heads * model.shape().dim)),
-      covariance_(mean_.size() * static_cast<std::size_t>(model.shape().dim)) {}
+      covariance_(mean_.size() * static_cast<std::size_t>(model.shape().dim)) {
+  model_.rotary(0);  // throws where queries do not turn by their position
+}
 
 purekv::query_moments queries_to_come::moments() {
   return {mean_.data(), covariance_.data(), 1, model_.shape().heads, model_.shape().dim};

@@ -34,6 +34,7 @@ class output_projections final : public estimator_data {
 /// their rotary embedding, turned to the average of the next 512 positions. One layer's at a time.
 class queries_to_come final : public estimator_data {
  public:
+  /// Throws bad_input for a model whose rotary embedding has sections.
   explicit queries_to_come(language_model const& model);
   purekv::query_moments moments();
 

@@ -93,7 +93,10 @@ measurement compress_document(language_model& model, measured_attention& attenti
   measurement result;
   auto const document = static_cast<int>(p.document.size());
   result.prompt_tokens = document;
-  std::vector<std::vector<int>> const passes = attention.repeats() ? p.repetition() : std::vector<std::vector<int>>{};
+  std::vector<std::vector<int>> passes;
+  if (attention.repeats()) passes = attention.asks_probes() ? p.probes : p.repetition();
+  if (attention.asks_probes() && passes.empty())
+    throw bad_input("probes are questions that are typical of the documents, and this prompt has none");
   std::size_t longest = 0;
   for (auto const& pass : passes) longest = std::max(longest, pass.size());
 
@@ -139,7 +142,7 @@ void check_context(language_model const& model, options const& o, prompt const& 
 }
 
 void check_budget(language_model const& model, options const& o, options::row const& row, prompt const& p) {
-  auto const attention = make_attention(row.preset, row.compression, o.element, model);
+  auto const attention = make_attention(row.preset, row.compression, model, {.element = o.element});
   bool const before_question = o.agnostic || o.chat || attention->repeats();
   int const tokens = before_question ? static_cast<int>(p.document.size()) : p.tokens();
   int const keep = std::max(tokens / row.compression, 1), pinned = attention->pinned(tokens);
@@ -158,7 +161,7 @@ std::vector<measurement> measure_rows(language_model& model, options const& o, p
   std::vector<measurement> results;
   progress_bar bar(static_cast<int>(rows.size()));
   auto const attention_of = [&](options::row const& row) {
-    return make_attention(row.preset, row.compression, o.element, model, o.chunk > 0);
+    return make_attention(row.preset, row.compression, model, {.element = o.element, .chunked = o.chunk > 0});
   };
   auto const run = [&](measured_attention& attention, std::span<int const> part) {
     return answer_prompt(model, attention, static_cast<int>(part.size()), o.new_tokens, reader,

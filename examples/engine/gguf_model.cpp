@@ -3,10 +3,12 @@
 
 #include "error.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <numeric>
 
 namespace engine {
 
@@ -32,6 +34,7 @@ namespace {
 constexpr conventions known[] = {
     {.architecture = "llama", .rope_type = GGML_ROPE_TYPE_NORMAL},
     {.architecture = "qwen2"},
+    {.architecture = "qwen2vl", .rope_type = GGML_ROPE_TYPE_MROPE},
     {.architecture = "qwen3", .head_norms = true},
     {.architecture = "gemma", .scales_embedding = true, .gelu = true},
     {.architecture = "gemma2",
@@ -130,6 +133,9 @@ std::vector<float> gguf_model::frequencies(rope_parameters const& rope) const {
 
 purekv::rotary gguf_model::rotary(int layer) const {
   rope_parameters const parameters = rope(layer);
+  if (parameters.type == GGML_ROPE_TYPE_MROPE)
+    throw bad_input(file_.string() +
+                    ": has rotary embedding in sections; expected_attention knows one position a token");
   return {(has_window(layer) ? window_frequencies_ : frequencies_).data(), shape_.dim / 2,
           parameters.type == GGML_ROPE_TYPE_NORMAL ? purekv::rotary_pairs::adjacent : purekv::rotary_pairs::halves};
 }
@@ -223,9 +229,23 @@ void gguf_model::read_rope(conventions const& c) {
   rope_ = {.type = c.rope_type,
            .base = static_cast<float>(number("rope.freq_base", 10000)),
            .scale = factor == 0 ? 1 : 1 / static_cast<float>(factor)};
+  if (c.rope_type == GGML_ROPE_TYPE_MROPE) read_sections();
   window_rope_ = rope_;
   if (c.window_rope_base > 0) window_rope_ = {.type = c.rope_type, .base = c.window_rope_base, .scale = 1};
   window_rope_.base = static_cast<float>(number("rope.freq_base_swa", static_cast<double>(window_rope_.base)));
+}
+
+void gguf_model::read_sections() {
+  std::string const name = key("rope.dimension_sections");
+  std::int64_t const id = gguf_find_key(metadata_.get(), name.c_str());
+  if (id < 0 || gguf_get_kv_type(metadata_.get(), id) != GGUF_TYPE_ARRAY ||
+      gguf_get_arr_type(metadata_.get(), id) != GGUF_TYPE_INT32 || gguf_get_arr_n(metadata_.get(), id) > 4)
+    reject(file_, "has no " + name + " of at most four numbers");
+  auto const* const pairs = static_cast<std::int32_t const*>(gguf_get_arr_data(metadata_.get(), id));
+  std::copy_n(pairs, gguf_get_arr_n(metadata_.get(), id), rope_.sections.begin());
+  if (std::ranges::min(rope_.sections) < 0 ||
+      std::accumulate(rope_.sections.begin(), rope_.sections.end(), 0) != shape_.dim / 2)
+    reject(file_, "has a " + name + " that does not add up to half of a head");
 }
 
 void gguf_model::find_weights(conventions const& c) {
@@ -240,6 +260,8 @@ void gguf_model::find_weights(conventions const& c) {
   output_ = optional_weight("output.weight", hidden, shape_.vocabulary);
   if (output_ == nullptr) output_ = token_embedding_;
   rope_factors_ = optional_weight("rope_freqs.weight", dim / 2, 1);
+
+  find_patch_weights();
 
   auto norm_if = [&](bool has, std::string const& name, std::int64_t columns) {
     return has ? weight(name, columns, 1) : nullptr;
@@ -264,6 +286,21 @@ void gguf_model::find_weights(conventions const& c) {
                        .ffn_down = weight(block + "ffn_down.weight", wide, hidden),
                        .post_ffw_norm = norm_if(c.post_norms, block + "post_ffw_norm.weight", hidden)});
   }
+}
+
+void gguf_model::find_patch_weights() {
+  auto const size = [&](char const* name, int axis) -> std::int64_t {
+    ggml_tensor const* const tensor = ggml_get_tensor(tensors_.get(), name);
+    return tensor == nullptr ? 0 : tensor->ne[axis];
+  };
+  std::int64_t const hidden = shape_.hidden;
+  patches_.pixels = optional_weight("v.patch_embd.weight", size("v.patch_embd.weight", 0), hidden);
+  if (patches_.pixels == nullptr) return;
+  patches_.bias = optional_weight("v.patch_embd.bias", hidden, 1);
+  constexpr std::array names{"v.position_embd.frame.weight", "v.position_embd.row.weight",
+                             "v.position_embd.column.weight"};
+  for (std::size_t axis = 0; axis < names.size(); ++axis)
+    patches_.places[axis] = weight(names[axis], hidden, size(names[axis], 1));
 }
 
 /// A tensor that nobody asked for is a part of the model that would silently be missing.
@@ -308,6 +345,16 @@ std::string gguf_model::text(std::string const& whole_key) const {
   std::int64_t const id = gguf_find_key(metadata_.get(), whole_key.c_str());
   if (id < 0 || gguf_get_kv_type(metadata_.get(), id) != GGUF_TYPE_STRING) reject(file_, "has no " + whole_key);
   return gguf_get_val_str(metadata_.get(), id);
+}
+
+std::vector<std::string> gguf_model::words() const {
+  std::int64_t const id = gguf_find_key(metadata_.get(), "tokenizer.ggml.tokens");
+  if (id < 0 || gguf_get_kv_type(metadata_.get(), id) != GGUF_TYPE_ARRAY ||
+      gguf_get_arr_type(metadata_.get(), id) != GGUF_TYPE_STRING)
+    return {};
+  std::vector<std::string> result(gguf_get_arr_n(metadata_.get(), id));
+  for (std::size_t i = 0; i < result.size(); ++i) result[i] = gguf_get_arr_str(metadata_.get(), id, i);
+  return result;
 }
 
 ggml_tensor* gguf_model::optional_weight(std::string const& name, std::int64_t columns, std::int64_t rows) {

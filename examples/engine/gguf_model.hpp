@@ -5,8 +5,10 @@
 
 #include <ggml-cpp.h>
 
+#include <array>
 #include <filesystem>
 #include <set>
+#include <string>
 #include <vector>
 
 namespace engine {
@@ -20,10 +22,18 @@ struct block_weights {
   ggml_tensor *ffn_norm, *ffn_gate, *ffn_up, *ffn_down, *post_ffw_norm;
 };
 
+/// What makes a patch of an image or a video a row like a word's: a map of its pixels, plus a learned vector for each
+/// of the frame, the row and the column it lies in. All null in models that only read.
+struct patch_weights {
+  ggml_tensor *pixels = nullptr, *bias = nullptr;
+  std::array<ggml_tensor*, 3> places{};  // of frames, rows, columns
+};
+
 /// Rotary embedding of a layer, as ggml has it. type: which two elements of a head turn together.
 struct rope_parameters {
   int type = 0;
   float base = 0, scale = 1;
+  std::array<int, 4> sections{};  // how many pairs turn by t, y, x and a fourth; all 0: all turn by the position
 };
 
 /// What architectures do differently where their weights do not show it; see gguf_model.cpp.
@@ -47,22 +57,27 @@ class gguf_model {
   purekv::rotary rotary(int layer) const;
   std::vector<float> output_projection(int layer) const;  // [hidden, heads * dim]
 
+  std::vector<std::string> words() const;  // of the tokens, as the file spells them; empty if it does not
+
   ggml_tensor* token_embedding() const { return token_embedding_; }
   ggml_tensor* output_norm() const { return output_norm_; }
   ggml_tensor* output() const { return output_; }
   ggml_tensor* rope_factors() const { return rope_factors_; }  // may be null
+  patch_weights const& patches() const { return patches_; }
   block_weights const& block(int layer) const { return blocks_[static_cast<std::size_t>(layer)]; }
 
  private:
   void read_shape(conventions const& c);
   void read_windows(conventions const& c);
   void read_rope(conventions const& c);
+  void read_sections();
   std::vector<float> frequencies(rope_parameters const& rope) const;
   bool has_window(int layer) const {
     return !shape_.windows.empty() && shape_.windows[static_cast<std::size_t>(layer)] > 0;
   }
   void unpack_weights();
   void find_weights(conventions const& c);
+  void find_patch_weights();
   void refuse_unused_weights() const;
 
   // Metadata, named without the architecture in front.
@@ -86,6 +101,7 @@ class gguf_model {
   rope_parameters rope_, window_rope_;
   std::vector<float> frequencies_, window_frequencies_;  // [dim / 2]
   ggml_tensor *token_embedding_ = nullptr, *output_norm_ = nullptr, *output_ = nullptr, *rope_factors_ = nullptr;
+  patch_weights patches_;
   std::vector<block_weights> blocks_;
   std::set<ggml_tensor const*> used_;
 };

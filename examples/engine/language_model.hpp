@@ -27,7 +27,7 @@ class language_model {
   virtual model_shape const& shape() const = 0;
   virtual int threads() const = 0;
 
-  /// The rotary embedding of a layer's queries and keys, the model's memory.
+  /// The rotary embedding of a layer's queries and keys, the model's memory. Throws bad_input if it has sections.
   virtual purekv::rotary rotary(int layer) const = 0;
   /// Of a layer's attention: [hidden, heads * dim].
   virtual std::vector<float> output_projection(int layer) const = 0;

@@ -21,6 +21,8 @@ class measured_attention : public attention {
   /// Whether it compresses only after the document has been repeated: one pass of the document after `begin`, passes of
   /// repetition at the positions after it, `compress`, and then the question and what follows.
   virtual bool repeats() const { return false; }
+  /// Whether these passes are typical questions about such documents instead, one each.
+  virtual bool asks_probes() const { return false; }
   /// Tokens of the longest such pass; comes before `begin`.
   virtual void expect_repetition(int /*longest_pass*/) {}
   virtual void compress() {}

@@ -2,7 +2,9 @@
 #pragma once
 
 #include "compressed_attention.hpp"
+#include "error.hpp"
 #include "estimator_data.hpp"
+#include "pins.hpp"
 #include "presets.hpp"
 #include "reconstructed_attention.hpp"
 
@@ -17,11 +19,13 @@ namespace engine {
 /// because they take long to compile.
 template <purekv::Element T> class preset_maker {
  public:
-  preset_maker(language_model const& model, int compression, bool chunked)
+  preset_maker(language_model const& model, int compression, attention_options const& options)
       : model_(model),
         layers_(model.shape().layers),
         ratio_(purekv::ratio::compression(compression)),
-        chunked_(chunked) {}
+        chunked_(options.chunked),
+        pattern_(options.pattern),
+        layout_(options.layout) {}
 
   std::unique_ptr<measured_attention> make(preset_name const& preset) const {
     using namespace purekv;
@@ -48,11 +52,14 @@ template <purekv::Element T> class preset_maker {
     }
     if (name == "criticalkv") return with_projections(evict);
     if (name == "expected_attention") return with_queries_to_come(evict);
-    if (name == "kvzip") {
-      kvzip<ratio> c;
-      c.budget.budget = ratio_;
-      return std::make_unique<reconstructed_attention<T, kvzip<ratio>>>(model_.shape(), c, model_.threads());
-    }
+    if (name == "kvzip") return after_passes(name, kvzip<ratio>{.budget = {ratio_}}, false);
+    if (name == "probes") return after_passes(name, probes<ratio>{.budget = ratio_}, true);
+    if (name == "probes_heads") return after_passes(name, probes<across_heads<ratio>>{.budget = {ratio_}}, true);
+    if (name == "probes_model") return after_passes(name, probes<across_model<ratio>>{.budget = {ratio_}}, true);
+
+    if (name == "novel") return with(seeing(name, novel<ratio>{.estimator = {layout_}}), evict);
+    if (name == "novel_place")
+      return with(seeing(name, compressor<novelty<peers::place>, ratio, text>{.estimator = {layout_}}), evict);
 
     auto const band = [&](int first, int last) { return preset.band.value_or(source_band{first, last}); };
     source_band const lower = band(0, layers_ / 3);
@@ -61,6 +68,10 @@ template <purekv::Element T> class preset_maker {
     if (name == "purekv_drop") return with(purekv_early<ratio>{}, scored_by(lower, evict_when::dropping));
     if (name == "purekv_after") return with(purekv_early<ratio>{}, scored_by(lower, evict_when::after_attending));
     if (name == "purekv_no_norm") return with(unweighted{}, scored_by(lower));
+    if (name == "purekv_video")
+      return with(seeing(name, purekv_video<ratio>{}), scored_by(band(layers_ / 6, layers_ / 3)));
+    if (name == "purekv_video_no_norm")
+      return with(seeing(name, unweighted_video{}), scored_by(band(layers_ / 6, layers_ / 3)));
     if (name == "purekv_deep") return with(purekv_deep<ratio>{}, scored_by(band(layers_ * 8 / 15, layers_ * 3 / 4)));
     return nullptr;
   }
@@ -73,6 +84,17 @@ template <purekv::Element T> class preset_maker {
   using unweighted = purekv::compressor<
       purekv::cross_layer<purekv::question_spans, purekv::combine::maximum, purekv::weigh_by::nothing>, purekv::ratio,
       pinned>;
+
+  using unweighted_video = purekv::compressor<purekv::cross_layer<purekv::head_max<purekv::window_attention<8>>,
+                                                                  purekv::combine::maximum, purekv::weigh_by::nothing>,
+                                              purekv::ratio, purekv::text>;
+
+  /// A compressor that pins the text beside what the prompt shows.
+  template <class Compressor> Compressor seeing(std::string const& name, Compressor c) const {
+    if (layout_.count == 0) throw bad_input(name + " compresses prompts that show something");
+    c.protect.layout = layout_;
+    return c;
+  }
 
   layer_schedule own_scores(purekv::evict_when when) const {
     layer_schedule result{std::vector<purekv::layer_plan>(static_cast<std::size_t>(layers_)), {}};
@@ -97,12 +119,23 @@ template <purekv::Element T> class preset_maker {
     if constexpr (std::same_as<decltype(compressors[0].budget), purekv::ratio>)
       for (Compressor& c : compressors) c.budget = ratio_;
     if (chunked_) schedule.take_chunks();
-    return std::make_unique<compressed_attention<T, Compressor>>(
-        model_.shape(), std::move(schedule), std::move(compressors), std::move(data), model_.threads());
+    std::vector<decltype(with_pins(compressors[0], layout_))> pinning;
+    for (Compressor const& c : compressors) pinning.push_back(with_pins(c, layout_));
+    return std::make_unique<compressed_attention<T, typename decltype(pinning)::value_type>>(
+        model_.shape(), std::move(schedule), std::move(pinning), std::move(data), pattern_, model_.threads());
   }
   template <class Compressor>
   std::unique_ptr<measured_attention> with(Compressor const& c, layer_schedule schedule) const {
     return with(std::vector{c}, std::move(schedule));
+  }
+
+  template <class Compressor>
+  std::unique_ptr<measured_attention> after_passes(std::string const& name, Compressor const& c, bool asked) const {
+    if (!model_.shape().windows.empty())
+      throw bad_input(name + " compresses models whose layers all see the whole context");
+    auto const pinning = with_pins(c, layout_);
+    return std::make_unique<reconstructed_attention<T, std::remove_const_t<decltype(pinning)>>>(
+        model_.shape(), pinning, pattern_, asked, model_.threads());
   }
 
   std::unique_ptr<measured_attention> with_seeds(layer_schedule schedule) const {
@@ -135,6 +168,8 @@ template <purekv::Element T> class preset_maker {
   int layers_;
   purekv::ratio ratio_;
   bool chunked_;
+  purekv::per_layer<pattern> pattern_;
+  purekv::token_layout layout_;
 };
 
 }  // namespace engine

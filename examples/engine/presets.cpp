@@ -17,8 +17,8 @@ extern template class preset_maker<purekv::bfloat16>;
 namespace {
 
 // The presets that one source scores; the layers of their band may follow the name: purekv@0-7.
-constexpr std::array with_source{"purekv_paper", "purekv",      "purekv_no_norm",
-                                 "purekv_after", "purekv_drop", "purekv_deep"};
+constexpr std::array with_source{"purekv_paper", "purekv",      "purekv_no_norm", "purekv_after",
+                                 "purekv_drop",  "purekv_deep", "purekv_video",   "purekv_video_no_norm"};
 
 std::optional<purekv::source_band> read_band(std::string_view text) {
   purekv::source_band band;
@@ -40,8 +40,8 @@ std::optional<purekv::source_band> read_band(std::string_view text) {
 
 template <purekv::Element T>
 std::unique_ptr<measured_attention> make(preset_name const& preset, int compression, language_model const& model,
-                                         bool chunked) {
-  return preset_maker<T>(model, compression, chunked).make(preset);
+                                         attention_options const& options) {
+  return preset_maker<T>(model, compression, options).make(preset);
 }
 
 }  // namespace
@@ -62,7 +62,12 @@ std::vector<std::string> const& preset_names() {
                                  "snapkv_spans",
                                  "pyramidkv",
                                  "criticalkv",
-                                 "kvzip"};
+                                 "kvzip",
+                                 "novel",
+                                 "novel_place",
+                                 "probes",
+                                 "probes_heads",
+                                 "probes_model"};
     all.insert(all.end(), with_source.begin(), with_source.end());
     return all;
   }();
@@ -86,18 +91,18 @@ preset_name read_preset(std::string const& text) {
   return result;
 }
 
-std::unique_ptr<measured_attention> make_attention(std::string const& preset, int compression, cache_element element,
-                                                   language_model const& model, bool chunked) {
+std::unique_ptr<measured_attention> make_attention(std::string const& preset, int compression,
+                                                   language_model const& model, attention_options const& options) {
   preset_name const name = read_preset(preset);
-  switch (element) {
+  switch (options.element) {
     case cache_element::float32:
-      return make<float>(name, compression, model, chunked);
+      return make<float>(name, compression, model, options);
     case cache_element::bfloat16:
-      return make<purekv::bfloat16>(name, compression, model, chunked);
+      return make<purekv::bfloat16>(name, compression, model, options);
     case cache_element::float16:
       break;
   }
-  return make<purekv::half>(name, compression, model, chunked);
+  return make<purekv::half>(name, compression, model, options);
 }
 
 }  // namespace engine

@@ -8,7 +8,8 @@ namespace engine {
 /// A prompt in tokens, cut where the question begins, so that the document can be compressed before it is asked.
 struct prompt {
   std::vector<int> document, question;
-  std::vector<int> repeat, repeat_from;  // the requests to repeat the document, and to go on after a chunk
+  std::vector<int> repeat, repeat_from;    // the requests to repeat the document, and to go on after a chunk
+  std::vector<std::vector<int>> probes{};  // questions that are typical of such documents
 
   int tokens() const { return static_cast<int>(document.size() + question.size()); }
   std::vector<int> whole() const;

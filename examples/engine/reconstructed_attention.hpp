@@ -2,12 +2,11 @@
 #pragma once
 
 #include "cache_memory.hpp"
-#include "error.hpp"
 #include "language_model.hpp"
 #include "measured_attention.hpp"
+#include "pattern.hpp"
 
 #include <purekv/decode.hpp>
-#include <purekv/pattern/dense.hpp>
 #include <purekv/reconstruct.hpp>
 #include <purekv/take_back.hpp>
 #include <purekv/thread_team.hpp>
@@ -17,20 +16,25 @@
 
 namespace engine {
 
-/// Attention by PureKV over a cache that is compressed before anybody has asked: the document passes, is repeated, and
-/// `compress` chooses what all layers keep at once. Owns the caches; every layer's is whole until then.
+/// Attention by PureKV over a cache that is compressed before anybody has asked: the document passes, is repeated or
+/// asked the probes, and `compress` chooses what all layers keep at once. Owns the caches; every layer's is whole until
+/// then.
 template <purekv::Element T, class Compressor> class reconstructed_attention final : public measured_attention {
  public:
-  reconstructed_attention(model_shape const& model, Compressor const& compressor, int threads)
+  /// probes: whether the passes before `compress` are probe questions.
+  reconstructed_attention(model_shape const& model, Compressor const& compressor,
+                          purekv::per_layer<pattern> const& seen, bool probes, int threads)
       : model_(model),
         threads_(threads),
         compressor_(compressor),
-        driver_({model.layers, model.heads, model.kv_heads, model.dim}, compressor, purekv::dense{}) {
-    if (!model.windows.empty()) throw bad_input("kvzip compresses models whose layers all see the whole context");
+        seen_(seen),
+        probes_(probes),
+        driver_({model.layers, model.heads, model.kv_heads, model.dim}, compressor, seen) {
     driver_.check().or_throw();
   }
 
   bool repeats() const override { return true; }
+  bool asks_probes() const override { return probes_; }
   void expect_repetition(int longest_pass) override { repeated_ = longest_pass; }
 
   void begin(int prompt_tokens, int new_tokens) override {
@@ -61,7 +65,7 @@ template <purekv::Element T, class Compressor> class reconstructed_attention fin
     if (phase_ == phase::repetition) bytes = driver_.repeat_workspace(exec, layer, q, storage_.data());
     if (phase_ == phase::answer)
       bytes = purekv::decode_workspace(
-          exec, purekv::dense{}, q,
+          exec, seen_[layer], q,
           purekv::detail::appended_cache<purekv::ragged_cache<T>>{storage_[index(layer)].kept, q.batch, tokens});
     if (workspace_.bytes() < bytes) workspace_ = aligned_memory(bytes);
   }
@@ -82,7 +86,7 @@ template <purekv::Element T, class Compressor> class reconstructed_attention fin
     if (phase_ == phase::answer) {
       auto const& kept = storage_[index(layer)].kept;
       if (purekv::status const s = purekv::append(exec, k, v, q.batch, kept); !s.ok()) return s;
-      return purekv::decode(exec, purekv::dense{}, q, kept, out, purekv::attend_taps{}, work);
+      return purekv::decode(exec, seen_[layer], q, kept, out, purekv::attend_taps{}, work);
     }
     if (exec.rank() == 0) watch_.start();
     purekv::status const result = rows.out == nullptr
@@ -128,7 +132,9 @@ template <purekv::Element T, class Compressor> class reconstructed_attention fin
   std::int64_t cache_bytes() const override { return meter_.now(); }
   std::int64_t peak_cache_bytes() const override { return meter_.peak(); }
   std::string describe(int, int) const override {
-    return "every layer caches the document whole, the document is repeated, then all layers are compressed at once\n";
+    std::string text = "every layer caches the document whole, ";
+    text += probes_ ? "typical questions are asked of it" : "the document is repeated";
+    return text + ", then all layers are compressed at once\n";
   }
 
  private:
@@ -153,7 +159,9 @@ template <purekv::Element T, class Compressor> class reconstructed_attention fin
   model_shape model_;
   int threads_;
   Compressor compressor_;
-  purekv::reconstructor<Compressor, purekv::dense> driver_;
+  purekv::per_layer<pattern> seen_;
+  bool probes_;
+  purekv::reconstructor<Compressor, pattern> driver_;
   cache_meter meter_;
   std::vector<layer_memory> layers_;
   std::vector<purekv::layer_storage<T>> storage_;

@@ -34,13 +34,13 @@ class document_measurement {
   }
 
   json full() {
-    auto const attention = make_attention("full", 1, element_, model_);
+    auto const attention = make_attention("full", 1, model_, {.element = element_});
     auto const& prompt = set_.agnostic ? task_.text.document : whole_;
     return under(*attention, [&] { return model_.record(prompt, *attention, pass_); });
   }
 
   json row(options::row const& row) {
-    auto const attention = make_attention(row.preset, row.compression, element_, model_);
+    auto const attention = make_attention(row.preset, row.compression, model_, {.element = element_});
     if (attention->repeats() && !set_.agnostic)
       throw bad_input("set '" + set_.name + "': " + row.preset +
                       " compresses before the question is known; it belongs into "

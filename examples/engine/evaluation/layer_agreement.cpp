@@ -89,7 +89,7 @@ double spearman(std::span<float const> a, std::span<float const> b) { return cor
 nlohmann::json layer_agreement(engine& model, std::vector<int> const& prompt, cache_element element) {
   recorded_prompt pass;
   auto const tokens = static_cast<int>(prompt.size());
-  auto const full = make_attention("full", 1, element, model);
+  auto const full = make_attention("full", 1, model, {.element = element});
   full->begin(tokens, 1);
   model.record(prompt, *full, pass);
 

@@ -4,15 +4,12 @@
 #include "../report.hpp"
 #include "../text_file.hpp"
 #include "evaluation.hpp"
+#include "results_file.hpp"
+#include "share_out.hpp"
 
 #include <CLI/CLI.hpp>
 
-#include <atomic>
-#include <fstream>
 #include <iostream>
-#include <mutex>
-#include <set>
-#include <thread>
 
 namespace engine {
 
@@ -51,56 +48,6 @@ arguments parse(int argc, char** argv) {
   return a;
 }
 
-using document_key = std::pair<std::string, int>;
-
-/// The results so far. The first line says what they are of, a line of its own what each set is.
-class results_file {
- public:
-  results_file(std::filesystem::path file, json const& of, evaluation_plan const& plan) : file_(std::move(file)) {
-    auto const refuse = [&](std::string const& why) {
-      throw bad_input(file_.string() + ": holds " + why + "; name another file or remove it");
-    };
-    std::uintmax_t whole = 0;
-    std::set<std::string> described;
-    if (std::ifstream in(file_); in) {
-      for (std::string line; std::getline(in, line) && !in.eof(); whole += line.size() + 1) {
-        json const j = json::parse(line, nullptr, false);
-        if (whole == 0 && (!j.is_object() || j.value("of", json{}) != of))
-          refuse("results of another model, document or seed");
-        if (!j.is_object()) continue;
-        if (j.contains("plan"))
-          for (evaluation_set const& set : plan.sets)
-            if (set.name == j["of_set"]) {
-              if (set.text != j["plan"]) refuse("a set '" + set.name + "' that another plan describes");
-              described.insert(set.name);
-            }
-        if (j.contains("set")) done_.emplace(j["set"].get<std::string>(), j["document"].get<int>());
-      }
-      in.close();
-      if (whole == 0 && std::filesystem::file_size(file_) > 0) refuse("no results");
-      std::filesystem::resize_file(file_, whole);  // a line that was cut short is measured again
-    }
-    out_.open(file_, std::ios::app);
-    if (whole == 0) write({{"of", of}});
-    for (evaluation_set const& set : plan.sets)
-      if (!described.contains(set.name)) write({{"of_set", set.name}, {"plan", set.text}});
-    if (!out_) throw bad_input(file_.string() + ": cannot be written");
-  }
-
-  bool has(document_key const& key) const { return done_.contains(key); }
-  std::size_t count() const { return done_.size(); }
-
-  void write(json const& line) {
-    out_ << line.dump(-1, ' ', false, json::error_handler_t::replace) << '\n';
-    if (!out_.flush()) throw bad_input(file_.string() + ": cannot be written");
-  }
-
- private:
-  std::filesystem::path file_;
-  std::set<document_key> done_;
-  std::ofstream out_;
-};
-
 struct job {
   evaluation_set const* set;
   int document;
@@ -116,6 +63,8 @@ int run(int argc, char** argv) {
   gguf_model const weights(a.model, !a.packed_weights);
   tokenizer const words(a.model);
   std::vector<int> const tokens = words.tokens(text);
+  std::vector<planned_set> described;
+  for (evaluation_set const& set : plan.sets) described.push_back({set.name, set.text});
   results_file results(a.results,
                        {{"model", a.model.filename().string()},
                         {"model_bytes", std::filesystem::file_size(a.model)},
@@ -123,14 +72,14 @@ int run(int argc, char** argv) {
                         {"document", a.document.filename().string()},
                         {"document_tokens", tokens.size()},
                         {"seed", plan.seed}},
-                       plan);
+                       described, "document");
 
   // Times first, each with all threads; then the others, one thread for each document.
   std::vector<job> timed, answered;
   for (evaluation_set const& set : plan.sets)
     if (a.sets.empty() || std::ranges::count(a.sets, set.name) > 0)
       for (int i = 0; i < set.documents; ++i)
-        if (!results.has({set.name, i})) (set.what == measure::time ? timed : answered).push_back({&set, i});
+        if (!results.has(set.name, i)) (set.what == measure::time ? timed : answered).push_back({&set, i});
   std::cout << results.count() << " documents done before, " << timed.size() + answered.size() << " to go\n"
             << std::flush;
 
@@ -149,22 +98,9 @@ int run(int argc, char** argv) {
     engine model(weights, a.threads);
     for (job const& j : timed) measure_one(model, j);
   }
-  std::atomic<std::size_t> next{0};
-  std::exception_ptr failure;
-  std::vector<std::jthread> workers;
-  for (int i = 0; i < a.threads; ++i)
-    workers.emplace_back([&] {
-      try {
-        engine model(weights, 1);
-        for (std::size_t n = next++; n < answered.size(); n = next++) measure_one(model, answered[n]);
-      } catch (...) {
-        next = answered.size();
-        std::lock_guard const lock(one_at_a_time);
-        if (!failure) failure = std::current_exception();
-      }
-    });
-  workers.clear();
-  if (failure) std::rethrow_exception(failure);
+  share_out(a.threads, answered.size(), [&] {
+    return [&, model = std::make_unique<engine>(weights, 1)](std::size_t n) { measure_one(*model, answered[n]); };
+  });
   return 0;
 }
 

@@ -28,7 +28,7 @@ prompt some_prompt(int document, int question) {
 }
 
 std::unique_ptr<measured_attention> attention_of(language_model const& model, std::string const& preset, int times) {
-  return make_attention(preset, times, cache_element::float16, model);
+  return make_attention(preset, times, model);
 }
 
 measurement answer(language_model& model, std::string const& preset, int times, prompt const& p) {

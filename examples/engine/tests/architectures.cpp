@@ -38,6 +38,12 @@ std::vector<tried> const& models() {
       {"qwen2", {.architecture = "qwen2", .hidden = 112, .biases = true, .numbers = {{"rope.freq_base", 1e6f}}}},
       {"qwen2 with its own output",
        {.architecture = "qwen2", .hidden = 96, .heads = 6, .kv_heads = 3, .biases = true, .own_output = true}},
+      {"qwen2vl, reading",
+       {.architecture = "qwen2vl",
+        .hidden = 112,
+        .biases = true,
+        .numbers = {{"rope.freq_base", 1e6f}, {"attention.layer_norm_rms_epsilon", 0}},  // libllama does not read it
+        .sections = {3, 3, 2, 0}}},
       {"qwen3", {.architecture = "qwen3", .dim = 24, .head_norms = true, .numbers = {{"rope.freq_base", 1e6f}}}},
       {"gemma", {.architecture = "gemma", .heads = 3, .dim = 40, .feed_forward_share = 0.3f}},
       {"gemma2",
@@ -125,7 +131,7 @@ std::vector<int> some_tokens(int vocabulary, unsigned seed) {
 std::vector<float> by_engine(std::filesystem::path const& file, std::span<int const> tokens) {
   gguf_model const weights(file);
   engine model(weights, threads);
-  auto const attention = make_attention("full", 1, cache_element::float32, model);
+  auto const attention = make_attention("full", 1, model, {.element = cache_element::float32});
   attention->begin(prompt_tokens, decoded);
   model.prefill(tokens.first(prompt_tokens), *attention);
   std::vector<float> result = model.logits(0, prompt_tokens);
@@ -188,6 +194,7 @@ TEST_CASE("any part of a model done wrong shows in its logits") {
       {"llama with everything it may have", number("rope.scaling.factor", 1)},
       {"qwen2", no_biases},
       {"qwen2", number("rope.freq_base", 1e5f)},
+      {"qwen2vl, reading", number("rope.freq_base", 1e5f)},
       {"qwen3", [](random_gguf& m) { m.architecture = "qwen2", m.head_norms = false; }},
       {"gemma", architecture("qwen2")},  // scales no embedding, gates by SiLU
       {"gemma2", window(22)},
@@ -234,7 +241,7 @@ TEST_CASE("a model whose layers all have windows loses nothing where the budget 
   engine model(weights, threads);
   std::vector<int> const tokens = some_tokens(gguf.vocabulary, gguf.seed);
   auto const run = [&](std::string const& preset) {
-    auto const attention = make_attention(preset, 4, cache_element::float32, model);
+    auto const attention = make_attention(preset, 4, model, {.element = cache_element::float32});
     attention->begin(prompt_tokens, decoded);
     std::vector<float> logits = model.prefill(std::span(tokens).first(prompt_tokens), *attention);
     for (int l = 0; preset != "full" && l < model.shape().layers; ++l)
@@ -274,7 +281,7 @@ TEST_CASE("compressed, every architecture answers from a smaller cache") {
     engine model(weights, threads);
     std::vector<int> const prompt = some_tokens(gguf.vocabulary, gguf.seed);
     auto const answer = [&](std::string const& preset) {
-      auto const attention = make_attention(preset, 4, cache_element::float16, model);
+      auto const attention = make_attention(preset, 4, model);
       return answer_prompt(model, *attention, positions, decoded, numbers_only, [&] {
         std::vector<float> logits = model.prefill(prompt, *attention);
         for (float const logit : logits) REQUIRE(std::isfinite(logit));
@@ -282,7 +289,7 @@ TEST_CASE("compressed, every architecture answers from a smaller cache") {
       });
     };
     if (!model.shape().windows.empty())
-      CHECK_THROWS_WITH_AS(make_attention("kvzip", 4, cache_element::float16, model),
+      CHECK_THROWS_WITH_AS(make_attention("kvzip", 4, model),
                            "kvzip compresses models whose layers all see the whole context", bad_input);
     measurement const full = answer("full");
     CHECK(full.tokens.size() == decoded);

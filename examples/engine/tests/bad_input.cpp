@@ -90,7 +90,8 @@ TEST_CASE("models that this engine does not run") {
   scratch_directory const scratch;
   auto const file = scratch / "model.gguf";
   write_gguf(file, [](gguf_context* m) { gguf_set_val_str(m, "general.architecture", "gpt2"); });
-  CHECK(contains(complaint(file), "architecture 'gpt2'; this engine runs llama, qwen2, qwen3, gemma, gemma2, gemma3"));
+  CHECK(contains(complaint(file),
+                 "architecture 'gpt2'; this engine runs llama, qwen2, qwen2vl, qwen3, gemma, gemma2, gemma3"));
   write_gguf(file, [](gguf_context* m) { gguf_set_val_u32(m, "general.architecture", 3); });
   CHECK(contains(complaint(file), "has no general.architecture"));
 

@@ -27,8 +27,8 @@ TEST_CASE("with everything kept the logits are the full model's, bit for bit, an
   auto const tokens = static_cast<int>(prompt.size());
   gguf_model const weights(test_model());
   engine model(weights, 2);
-  auto const full = make_attention("full", 1, cache_element::float16, model);
-  auto const dropping = make_attention("purekv_drop", 1, cache_element::float16, model);
+  auto const full = make_attention("full", 1, model);
+  auto const dropping = make_attention("purekv_drop", 1, model);
   full->begin(tokens, 2);
   std::vector<float> const expected = model.prefill(prompt, *full), next = model.decode(7, tokens, *full);
   dropping->begin(tokens, 2);

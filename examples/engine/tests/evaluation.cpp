@@ -135,7 +135,7 @@ TEST_CASE("expected tokens fed at once say what greedy decoding says") {
       rows.insert(rows.begin(), {"full", 1});
       for (std::size_t r = 0; r < rows.size(); ++r) {
         CAPTURE(rows[r].preset);
-        auto const attention = make_attention(rows[r].preset, rows[r].compression, cache_element::float16, model);
+        auto const attention = make_attention(rows[r].preset, rows[r].compression, model);
         std::vector<int> const whole = t.text.whole();
         measurement const m = agnostic ? answer_document(model, *attention, t.text, 7, reader,
                                                          [&] { model.prefill(t.text.document, *attention); })

@@ -26,7 +26,7 @@ struct run_result {
 
 run_result answer(language_model& model, std::string const& preset, std::vector<int> const& prompt, int chunk,
                   int guessed = 0, int new_tokens = 6) {
-  auto const attention = make_attention(preset, 4, cache_element::float32, model, chunk > 0);
+  auto const attention = make_attention(preset, 4, model, {.element = cache_element::float32, .chunked = chunk > 0});
   run_result result;
   auto const feed = [&] {
     std::vector<float> logits = prefill(model, prompt, chunk, *attention);
@@ -79,14 +79,15 @@ TEST_CASE("a prompt in chunks: the caches, their sizes and the answers of the pr
       CHECK(chunked.cost.layers.size() == static_cast<std::size_t>(model.shape().layers));
     }
   }
-  CHECK_THROWS_AS(make_attention("expected_attention", 4, cache_element::float32, model, true), bad_input);
+  CHECK_THROWS_AS(make_attention("expected_attention", 4, model, {.element = cache_element::float32, .chunked = true}),
+                  bad_input);
 }
 
 TEST_CASE("kvzip takes its document in chunks") {
   random_model model(2);
   prompt const p{some_tokens(130, 3), some_tokens(11, 1000), some_tokens(5, 2000), some_tokens(6, 2010)};
   auto const tokens = [&](int chunk) {
-    auto const attention = make_attention("kvzip", 4, cache_element::float32, model, chunk > 0);
+    auto const attention = make_attention("kvzip", 4, model, {.element = cache_element::float32, .chunked = chunk > 0});
     return answer_document(model, *attention, p, 6, nothing_to_read,
                            [&] { prefill(model, p.document, chunk, *attention); })
         .tokens;

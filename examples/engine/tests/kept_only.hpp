@@ -80,7 +80,7 @@ struct dropped_logits {
 
 inline dropped_logits drop(language_model& model, std::span<int const> prompt, int compression) {
   dropped_logits result;
-  auto const dropping = make_attention("purekv_drop", compression, cache_element::float32, model);
+  auto const dropping = make_attention("purekv_drop", compression, model, {.element = cache_element::float32});
   watched_attention watched(*dropping);
   watched.begin(static_cast<int>(prompt.size()), 0);
   result.seen = model.prefill(prompt, watched);

@@ -17,7 +17,7 @@ constexpr int positions = 512, threads = 2;
 std::vector<float> by_engine(std::filesystem::path const& file, std::span<int const> tokens) {
   gguf_model const weights(file);
   engine model(weights, threads);
-  auto const attention = make_attention("full", 1, cache_element::float32, model);
+  auto const attention = make_attention("full", 1, model, {.element = cache_element::float32});
   attention->begin(static_cast<int>(tokens.size()), 0);
   model.prefill(tokens, *attention);
   return model.logits(0, static_cast<int>(tokens.size()));
@@ -69,7 +69,7 @@ TEST_CASE("unpacking weights to float changes nothing but the rounding of activa
   std::vector<int> const tokens = some_tokens();
   gguf_model const weights(test_model(), true);
   engine model(weights, threads);
-  auto const attention = make_attention("full", 1, cache_element::float32, model);
+  auto const attention = make_attention("full", 1, model, {.element = cache_element::float32});
   attention->begin(positions, 0);
   model.prefill(tokens, *attention);
   agreement const seen = compare(model.logits(0, positions), by_engine(test_model(), tokens), positions, 0);

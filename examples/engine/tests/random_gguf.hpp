@@ -26,7 +26,8 @@ struct random_gguf {
   float feed_forward_share = 1;               // what the feed-forward adds, times this
   std::uint32_t window = 0;                   // 0: the file names none
   std::uint32_t window_period = 0;            // likewise
-  std::vector<std::uint8_t> local = {};  // [layers], whether the layer has the window; empty: the file does not say
+  std::vector<std::uint8_t> local = {};     // [layers], whether the layer has the window; empty: the file does not say
+  std::vector<std::int32_t> sections = {};  // of the rotary embedding; empty: the file has none
   bool byte_tokens = false;  // a tokenizer of the 256 bytes after <unk>, <s> and </s>: vocabulary 259; else none
   bool begins = true;        // prompts begin with <s>
   unsigned seed = 0;
@@ -108,6 +109,9 @@ struct random_gguf {
     for (auto const& [name, value] : numbers) gguf_set_val_f32(gguf, key(name).c_str(), value);
     if (window > 0) gguf_set_val_u32(gguf, key("attention.sliding_window").c_str(), window);
     if (window_period > 0) gguf_set_val_u32(gguf, key("attention.sliding_window_pattern").c_str(), window_period);
+    if (!sections.empty())
+      gguf_set_arr_data(gguf, key("rope.dimension_sections").c_str(), GGUF_TYPE_INT32, sections.data(),
+                        sections.size());
     if (!local.empty())
       gguf_set_arr_data(gguf, key("attention.sliding_window_pattern").c_str(), GGUF_TYPE_BOOL, local.data(),
                         local.size());

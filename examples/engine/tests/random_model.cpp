@@ -30,8 +30,8 @@ prompt some_prompt(int document, int question) {
 
 TEST_CASE("the prompt at once and token by token give the same logits") {
   random_model model(2);
-  auto const whole = make_attention("full", 1, cache_element::float32, model);
-  auto const stepwise = make_attention("full", 1, cache_element::float32, model);
+  auto const whole = make_attention("full", 1, model, {.element = cache_element::float32});
+  auto const stepwise = make_attention("full", 1, model, {.element = cache_element::float32});
   std::vector<int> const ids = some_tokens(40);
   whole->begin(40, 0);
   std::vector<float> const expected = model.prefill(ids, *whole);
@@ -50,7 +50,7 @@ TEST_CASE("where tokens are dropped the kept rows become what the whole prompt m
   for (float const x : d.expected) most = std::max(most, std::abs(x));
   CHECK(d.worst <= 1e-3 * double{most});
 
-  auto const full = make_attention("full", 1, cache_element::float32, model);
+  auto const full = make_attention("full", 1, model, {.element = cache_element::float32});
   full->begin(150, 0);
   CHECK(drop(model, some_tokens(150), 1).seen == model.prefill(some_tokens(150), *full));
 }

@@ -17,7 +17,7 @@ answer_reader const numbers_only{[](int token) { return std::to_string(token) + 
                                  [](std::string const&) { return std::nullopt; }};
 
 measurement run(engine& model, std::string const& preset, std::span<int const> prompt) {
-  auto const attention = make_attention(preset, 5, cache_element::float16, model);
+  auto const attention = make_attention(preset, 5, model);
   return answer_prompt(model, *attention, static_cast<int>(prompt.size()), new_tokens, numbers_only,
                        [&] { return model.prefill(prompt, *attention); });
 }
@@ -31,11 +31,17 @@ TEST_CASE("a recorded prompt replays to the same logits, bit for bit, under ever
   engine model(weights, 2);
 
   recorded_prompt pass;
-  auto const full = make_attention("full", 1, cache_element::float16, model);
+  auto const full = make_attention("full", 1, model);
   full->begin(tokens, new_tokens);
   model.record(prompt, *full, pass);
+  // For presets that read a layout, as if a part of the text were a video.
+  purekv::segment const segments[] = {purekv::segment::text(0, 7), purekv::segment::video(7, 3, 4, 5),
+                                      purekv::segment::text(67, tokens + new_tokens - 67)};
+  REQUIRE(tokens > 67);
   for (std::string const& preset : preset_names()) {
     CAPTURE(preset);
+    bool const sees = preset.starts_with("novel") || preset.starts_with("purekv_video");
+    attention_options const options{.layout = sees ? purekv::token_layout{segments, 3} : purekv::token_layout{}};
     auto const begin = [&](measured_attention& attention) {
       attention.expect_repetition(tokens);
       attention.begin(tokens, new_tokens);
@@ -44,13 +50,13 @@ TEST_CASE("a recorded prompt replays to the same logits, bit for bit, under ever
       if (attention.repeats()) model.extend(prompt, tokens, attention);
       attention.compress();
     };
-    auto const computed = make_attention(preset, 5, cache_element::float16, model);
+    auto const computed = make_attention(preset, 5, model, options);
     begin(*computed);
     std::vector<float> const expected = model.prefill(prompt, *computed);
     compress(*computed);
     float const one = model.decode(7, tokens, *computed)[11];
 
-    auto const replayed = make_attention(preset, 5, cache_element::float16, model);
+    auto const replayed = make_attention(preset, 5, model, options);
     begin(*replayed);
     CHECK(model.replay(pass, replayed->first_layer_that_differs(), *replayed) == expected);
     compress(*replayed);
