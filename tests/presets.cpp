@@ -395,6 +395,48 @@ TEST_CASE("purekv_deep with the mean: every layer of the band counts alike") {
   last.check_kept(c, from_band(c, layers, last), expected, 4, 16);
 }
 
+TEST_CASE("purekv_video: the largest vote of the last 8 queries of a band, times the value norm; the text is pinned") {
+  SEEDED(random);
+  std::deque<layer> const layers = layers_of(random, 2);
+  layer const last(random, square(layers[0].heads(), layers[0].kv_heads(), 32, layers[0].tokens()));
+  int const n = last.tokens();
+  segment const segments[] = {segment::text(0, 4), segment::video(4, 1, 1, n - 20), segment::text(n - 16, 16)};
+  std::vector<double> source(size(n), 0.0);
+  for (layer const& l : layers)
+    for (auto const& row : l.mass(8))
+      for (int t = 0; t < n; ++t) source[size(t)] = std::max(source[size(t)], row[size(t)]);
+  table expected(size(last.kv_heads()));
+  for (int h = 0; h < last.kv_heads(); ++h)
+    for (int t = 0; t < n; ++t) expected[size(h)].push_back(source[size(t)] * last.norm(h, t));
+  purekv_video<ratio> const c{.budget = ratio::compression(5), .protect = {{segments, 3}}};
+  last.check_kept(c, from_band(c, layers, last), expected, 4, 16);
+}
+
+TEST_CASE("novel: the distance of a value from the mean of its frame; the text is pinned") {
+  SEEDED(random);
+  layer const l(random, random_shape(random));
+  int const n = l.tokens(), frames = (n - 20) / 6, after = n - 4 - 6 * frames;
+  segment const segments[] = {segment::text(0, 4), segment::video(4, frames, 2, 3), segment::text(n - after, after)};
+  table expected(size(l.kv_heads()));
+  for (int h = 0; h < l.kv_heads(); ++h) {
+    auto const values = oracle::read(l.in.cache.view, 0, h).values;
+    for (int t = 0; t < n; ++t) {
+      int const first = t < 4 ? 0 : t >= n - after ? n - after : t - (t - 4) % 6;
+      int const count = t < 4 ? 4 : t >= n - after ? after : 6;
+      expected[size(h)].push_back((values.row(t) - values.middleRows(first, count).colwise().mean()).norm());
+    }
+  }
+  novel<ratio> c{.estimator = {{segments, 3}}, .budget = ratio::compression(5), .protect = {{segments, 3}}};
+  l.check_kept(c, l.score_with(c.estimator), expected, 4, after);
+
+  c.estimator.layout.segments = nullptr;
+  evidence const seen{dense{}, l.in.queries, nullptr, 0};
+  owned_scores out(1, l.kv_heads(), n);
+  owned_workspace work(score_workspace(cpu{}, c.estimator, seen, l.in.cache.view));
+  CHECK(score(cpu{}, c.estimator, seen, l.in.cache.view, {}, out.view, work.view()).code == errc::null_data);
+  CHECK(out.rest_untouched([](int, int) { return 0; }));
+}
+
 TEST_CASE("kvzip: the largest probability of any query and any head of the group; the first 4 and last 16 are pinned") {
   SEEDED(random);
   layer const l(random, random_shape(random));
