@@ -11,9 +11,7 @@ namespace purekv::inline v0_1::inline PUREKV_ISA::simt {
 
 /// N registers of 16-bit pairs: N matrices of 8 x 8, dealt to the lanes of a warp. Of each, lane l holds
 /// (row l / 4, columns 2 (l % 4) and 2 (l % 4) + 1), the lower column in the lower half.
-template <std::int32_t N> struct matrices {
-  std::uint32_t at[N];
-};
+template <std::int32_t N> struct matrices { std::uint32_t at[N]; };
 
 /// The operands of mma. a: [16, 16], its quarters in the order (top left, bottom left, top right, bottom right).
 /// b: [16, 8] as two matrices, upper and lower half, each *transposed*: lane l holds the rows 2 (l % 4) and

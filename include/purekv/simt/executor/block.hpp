@@ -71,7 +71,7 @@ class block {
     std::int32_t expected = 0;
     char const* operation = "";
     site where;
-    std::uint64_t groups = 0;           // committed so far
+    std::uint64_t groups = 0;          // committed so far
     std::vector<pending_copy> copies;  // ascending groups
   };
   /// Lanes that wait for each other in a warp-wide operation.
@@ -279,7 +279,8 @@ inline void block::check_lanes(std::uint32_t mask, char const* operation, site w
 inline void block::barrier(std::int32_t id, std::int32_t threads, bool wait, char const* operation, site where) {
   if (id < 0 || id >= barriers || threads < 32 || threads % 32 != 0 || threads > this->threads())
     fail(bug::deadlock, where, [&] {
-      return sentence("barrier ", id, " of ", threads, " threads: the number must be less than 16, the threads a "
+      return sentence("barrier ", id, " of ", threads,
+                      " threads: the number must be less than 16, the threads a "
                       "multiple of 32 and no more than the block's");
     });
   // All lanes of a warp come to a barrier by the same instruction.

@@ -34,17 +34,18 @@ inline std::uint16_t half_of(std::uint32_t const* registers, int i) {
   return static_cast<std::uint16_t>(registers[i / 2] >> (i % 2 * 16));
 }
 
-/// The nearest float that is not larger in magnitude; every NaN becomes the same.
+/// The nearest float that is not larger in magnitude, but inf where the nearest is; every NaN becomes the same.
 inline float truncate(double x) {
   if (x != x) return __builtin_bit_cast(float, 0x7fffffffu);
   float const nearest = static_cast<float>(x);
-  if (std::fabs(static_cast<double>(nearest)) <= std::fabs(x)) return nearest;
+  if (std::isinf(nearest) || std::fabs(static_cast<double>(nearest)) <= std::fabs(x)) return nearest;
   return __builtin_bit_cast(float, __builtin_bit_cast(std::uint32_t, nearest) - 1);
 }
 
 /// d = a b + c for a : [16, 16], b : [16, 8], c, d : [16, 8]. a[lane] : [4] registers, b[lane] : [2], c, d : [4].
 /// Products are exact, and so is (but for spreads of more than 2^30) their sum with c, which is then truncated. The
-/// hardware truncates too, but drops the bits of every term below the 24 to 26 of the largest, and may add in two steps.
+/// hardware truncates too, but drops the bits of every term below the 24 to 26 of the largest, and may add in two
+/// steps.
 template <Half T>
 void emulated_mma(std::uint32_t const* const* a, std::uint32_t const* const* b, float const* const* c,
                   float* const* d) {
