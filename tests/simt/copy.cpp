@@ -68,6 +68,22 @@ struct through_registers {
   }
 };
 
+/// What lies in the target of a copy before and after the wait.
+struct peek {
+  static constexpr std::int32_t threads = 32;
+  float const* from;
+  float *before, *after;
+  PUREKV_DEVICE void operator()() const {
+    simt::shared<float> const s = simt::shared_memory<float>() + simt::thread_index();
+    s.store(0, 1);
+    simt::cp_async<4>(s, from);
+    simt::cp_async_commit();
+    before[simt::thread_index()] = *s.data();
+    simt::cp_async_wait<0>();
+    after[simt::thread_index()] = s.load(0);
+  }
+};
+
 template <std::int32_t Bytes> void check_copies(test::random& random) {
   constexpr std::size_t n = copy_some<Bytes>::threads * Bytes;
   test::array<unsigned char> from(n), out(n, 0xee);
@@ -110,23 +126,9 @@ TEST_CASE("cp_async: groups arrive in order") {
 
 #if !defined(__CUDACC__)
 TEST_CASE("cp_async: nothing has arrived before the wait") {
-  struct peek {
-    static constexpr std::int32_t threads = 32;
-    float const* from;
-    float *before, *after;
-    void operator()() const {
-      simt::shared<float> const s = simt::shared_memory<float>() + simt::thread_index();
-      s.store(0, 1);
-      simt::cp_async<4>(s, from);
-      simt::cp_async_commit();
-      before[simt::thread_index()] = *s.data();
-      simt::cp_async_wait<0>();
-      after[simt::thread_index()] = s.load(0);
-    }
-  };
   float const from = 2;
   std::vector<float> before(32), after(32);
-  test::run({}, 128, peek{&from, before.data(), after.data()});
+  test::run({}, 128, copy_test::peek{&from, before.data(), after.data()});
   CHECK(before == std::vector<float>(32, 1));
   CHECK(after == std::vector<float>(32, 2));
 }

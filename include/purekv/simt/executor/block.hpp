@@ -30,7 +30,7 @@ class block {
   grid const& index() const { return index_; }
   char* shared() { return shared_; }
 
-  /// Counts the thread as arrived at barrier `id` of so many threads; with `wait`, returns when all have arrived.
+  /// The lanes of a warp come to barrier `id` of so many threads together. With `wait`, returns when all have come.
   void barrier(std::int32_t id, std::int32_t threads, bool wait, char const* operation, site where);
 
   /// Returns when all lanes of `mask` have called it with the same operation, mask and site. The last one calls
@@ -67,27 +67,30 @@ class block {
   };
   struct thread_state {
     fiber flow;
-    std::int32_t barrier = 0;  // where it waits, while its bit in warp_state::at_barrier is set
-    std::int32_t expected = 0;
-    char const* operation = "";
-    site where;
     std::uint64_t groups = 0;          // committed so far
     std::vector<pending_copy> copies;  // ascending groups
+  };
+  struct place {
+    char const* operation = "";
+    site where;
+    friend bool operator==(place const& a, place const& b) {
+      return a.where == b.where && std::strcmp(a.operation, b.operation) == 0;
+    }
   };
   /// Lanes that wait for each other in a warp-wide operation.
   struct gathering {
     std::uint32_t mask, arrived;
-    char const* operation;
-    site where;
+    place at;
   };
   struct warp_state {
-    std::uint32_t ready = 0, finished = 0, at_barrier = 0;
+    std::uint32_t ready = 0, finished = 0;
+    place barrier;  // where all its lanes wait, if line is not 0
     void* slots[32] = {};
     std::vector<gathering> gatherings;
   };
   struct barrier_state {
-    std::int32_t expected = 0, arrived = 0;
-    std::vector<std::int32_t> waiting;
+    std::int32_t expected = 0, arrived = 0;  // threads
+    std::vector<std::int32_t> waiting;       // warps
     std::vector<clocks::time> meeting;
   };
 
@@ -99,7 +102,7 @@ class block {
   [[noreturn]] void finish();
   bool schedule(std::uint64_t seed);
   void yield() { threads_[at(current_)].flow.switch_to(scheduler_); }
-  void check_lanes(std::uint32_t mask, char const* operation, site where);
+  void check_lanes(std::uint32_t mask, place here);
   void check_bounds(std::ptrdiff_t offset, std::size_t bytes, char const* does, std::int32_t thread, site where);
   void accept(shadow::finding const& f, char const* does, std::int32_t thread, std::size_t offset, std::size_t bytes,
               site where);
@@ -168,8 +171,8 @@ inline void block::finish() {
   warp_state& w = warp();
   for (gathering const& g : w.gatherings)
     if ((g.mask & bit()) != 0)
-      fail(bug::divergence, g.where, [&] {
-        return sentence(name_lanes(current_ / 32, g.arrived), " wait in ", g.operation, " for thread ", current_,
+      fail(bug::divergence, g.at.where, [&] {
+        return sentence(name_lanes(current_ / 32, g.arrived), " wait in ", g.at.operation, " for thread ", current_,
                         ", which has finished");
       });
   w.finished |= bit();
@@ -227,101 +230,95 @@ inline std::string block::stuck() const {
   std::string text = "no thread can go on:";
   std::vector<std::int32_t> finished;
   struct group {
-    char const* operation;
-    std::int32_t barrier, expected;
-    site where;
+    place at;
     std::vector<std::int32_t> threads;
   };
   std::vector<group> groups;
   for (std::int32_t t = 0; t < threads(); ++t) {
     warp_state const& w = warps_[at(t / 32)];
-    std::uint32_t const bit = 1u << (t % 32);
-    if ((w.finished & bit) != 0) finished.push_back(t);
-    group here = {"", -1, 0, {}, {}};
-    if ((w.at_barrier & bit) != 0)
-      here = {threads_[at(t)].operation, threads_[at(t)].barrier, threads_[at(t)].expected, threads_[at(t)].where, {}};
+    if ((w.finished >> (t % 32) & 1u) != 0) {
+      finished.push_back(t);
+      continue;
+    }
+    place here = w.barrier;
     for (gathering const& g : w.gatherings)
-      if ((g.arrived & bit) != 0) here = {g.operation, -1, 0, g.where, {}};
-    if (here.where.line == 0) continue;
-    auto same = [&](group const& g) { return g.where == here.where && g.barrier == here.barrier; };
-    auto found = std::find_if(groups.begin(), groups.end(), same);
-    if (found == groups.end()) found = groups.insert(groups.end(), here);
+      if ((g.arrived >> (t % 32) & 1u) != 0) here = g.at;
+    auto found = std::find_if(groups.begin(), groups.end(), [&](group const& g) { return g.at == here; });
+    if (found == groups.end()) found = groups.insert(groups.end(), {here, {}});
     found->threads.push_back(t);
   }
-  for (group const& g : groups) {
-    append(text, sentence(" ", name_threads(g.threads), " wait in ", g.operation));
-    if (g.barrier >= 0) append(text, sentence(", barrier ", g.barrier, " of ", g.expected, " threads,"));
-    append(text, sentence(" at ", g.where, ";"));
-  }
+  for (group const& g : groups)
+    append(text, sentence(" ", name_threads(g.threads), " wait in ", g.at.operation, " at ", g.at.where, ";"));
   if (!finished.empty()) append(text, sentence(" ", name_threads(finished), " have finished;"));
+  for (std::int32_t id = 0; id < barriers; ++id)
+    if (barrier_state const& b = barriers_[id]; b.arrived > 0)
+      append(text, sentence(" barrier ", id, " has seen ", b.arrived, " of ", b.expected, " threads;"));
   text.pop_back();
   return text;
 }
 
-/// Lanes that an operation names must not be in another one, at a barrier, or gone.
-inline void block::check_lanes(std::uint32_t mask, char const* operation, site where) {
+/// Lanes that an operation names must not be in another one, or gone.
+inline void block::check_lanes(std::uint32_t mask, place here) {
   warp_state const& w = warp();
-  auto clash = [&](std::uint32_t lanes, char const* other, site there) {
-    fail(bug::divergence, where, [&] {
-      std::string text = sentence("thread ", current_, " is in ", operation, ", ", name_lanes(current_ / 32, lanes));
-      return there.line == 0 ? sentence(text, " finished") : sentence(text, " in ", other, " at ", there);
+  std::int32_t const number = current_ / 32;
+  if (std::uint32_t const gone = mask & w.finished; gone != 0)
+    fail(bug::divergence, here.where, [&] {
+      return sentence("thread ", current_, " is in ", here.operation, ", ", name_lanes(number, gone), " finished");
     });
-  };
-  if ((mask & w.finished) != 0) clash(mask & w.finished, "", {});
   for (gathering const& g : w.gatherings)
-    if ((g.mask & mask) != 0) clash(g.arrived, g.operation, g.where);
-  if (std::uint32_t const waiting = mask & w.at_barrier; waiting != 0) {
-    thread_state const& other = threads_[at(current_ / 32 * 32 + __builtin_ctz(waiting))];
-    clash(waiting, other.operation, other.where);
-  }
+    if ((g.mask & mask) != 0)
+      fail(bug::divergence, here.where, [&] {
+        return sentence("thread ", current_, " is in ", here.operation, ", ", name_lanes(number, g.arrived), " in ",
+                        g.at.operation, " at ", g.at.where);
+      });
 }
 
 inline void block::barrier(std::int32_t id, std::int32_t threads, bool wait, char const* operation, site where) {
   if (id < 0 || id >= barriers || threads < 32 || threads % 32 != 0 || threads > this->threads())
     fail(bug::deadlock, where, [&] {
-      return sentence("barrier ", id, " of ", threads,
-                      " threads: the number must be less than 16, the threads a "
+      return sentence("barrier ", id, " of ", threads, " threads: the number must be less than 16, the threads a ",
                       "multiple of 32 and no more than the block's");
     });
-  // All lanes of a warp come to a barrier by the same instruction.
-  thread_state& self = threads_[at(current_)];
+  // A warp comes to a barrier as one.
+  struct slot {
+    std::int32_t id, threads;
+  } mine = {id, threads};
   warp_state& w = warp();
-  std::uint32_t elsewhere = ~w.at_barrier;
-  for (std::uint32_t lanes = w.at_barrier; lanes != 0; lanes &= lanes - 1) {
-    thread_state const& other = threads_[at(current_ / 32 * 32 + __builtin_ctz(lanes))];
-    if (!wait || other.barrier != id || !(other.where == where)) elsewhere |= lanes & (0u - lanes);
-  }
-  check_lanes(elsewhere, operation, where);
-
-  barrier_state& b = barriers_[id];
-  if (b.arrived > 0 && b.expected != threads)
-    fail(bug::deadlock, where, [&] {
-      return sentence("thread ", current_, " comes to barrier ", id, " of ", threads, " threads, others to one of ",
-                      b.expected);
-    });
-  b.expected = threads;
-  ++b.arrived;
-  if (watch_) time_.give(current_, b.meeting);
-  if (b.arrived < threads) {
-    if (!wait) return;
-    b.waiting.push_back(current_);
-    self.barrier = id;
-    self.expected = threads;
-    self.operation = operation;
-    self.where = where;
-    w.at_barrier |= bit();
-    yield();
-    return;
-  }
-  if (wait && watch_) time_.take(current_, b.meeting);
-  for (std::int32_t const t : b.waiting) {
-    if (watch_) time_.take(t, b.meeting);
-    warps_[at(t / 32)].at_barrier &= ~(1u << (t % 32));
-    warps_[at(t / 32)].ready |= 1u << (t % 32);
-  }
-  b.expected = b.arrived = 0;
-  b.waiting.clear();
-  b.meeting.clear();
+  together(0xffffffffu, operation, where, mine, [&](slot* const* lanes) {
+    barrier_state& b = barriers_[id];
+    for (int lane = 0; lane < 32; ++lane)
+      if (lanes[lane]->id != id || lanes[lane]->threads != threads)
+        fail(bug::divergence, where, [&] {
+          return sentence("thread ", current_, " is at barrier ", id, " of ", threads, " threads, lane ", lane, " at ",
+                          lanes[lane]->id, " of ", lanes[lane]->threads);
+        });
+    if (b.arrived > 0 && b.expected != threads)
+      fail(bug::deadlock, where, [&] {
+        return sentence("thread ", current_, " comes to barrier ", id, " of ", threads, " threads, others to one of ",
+                        b.expected);
+      });
+    b.expected = threads;
+    b.arrived += 32;
+    std::int32_t const first = current_ / 32 * 32;
+    for (std::int32_t t = first; watch_ && t < first + 32; ++t) time_.give(t, b.meeting);
+    if (wait) b.waiting.push_back(current_ / 32);
+    if (b.arrived < threads) {
+      if (!wait) return;
+      w.ready = 0;
+      w.barrier = {operation, where};
+      return;
+    }
+    for (std::int32_t const warp : b.waiting) {
+      for (std::int32_t t = warp * 32; watch_ && t < warp * 32 + 32; ++t) time_.take(t, b.meeting);
+      warps_[at(warp)].ready = warp == current_ / 32 ? ~bit() : 0xffffffffu;
+      warps_[at(warp)].barrier = {};
+    }
+    b.expected = b.arrived = 0;
+    b.waiting.clear();
+    b.meeting.clear();
+  });
+  // The lane that came last goes on in together(); only it can find its warp waiting here.
+  if (wait && w.barrier.where.line != 0) yield();
 }
 
 template <class Slot, class F>
@@ -330,13 +327,12 @@ void block::together(std::uint32_t mask, char const* operation, site where, Slot
   if ((mask & bit()) == 0)
     fail(bug::divergence, where,
          [&] { return sentence("thread ", current_, " is not in the mask of its own ", operation); });
-  auto const same = [&](gathering const& g) {
-    return g.mask == mask && g.where == where && std::strcmp(g.operation, operation) == 0;
-  };
+  place const here = {operation, where};
+  auto const same = [&](gathering const& g) { return g.mask == mask && g.at == here; };
   auto g = std::find_if(w.gatherings.begin(), w.gatherings.end(), same);
   if (g == w.gatherings.end()) {
-    check_lanes(mask, operation, where);
-    g = w.gatherings.insert(g, {mask, 0, operation, where});
+    check_lanes(mask, here);
+    g = w.gatherings.insert(g, {mask, 0, here});
   }
   w.slots[current_ % 32] = &mine;
   g->arrived |= bit();
