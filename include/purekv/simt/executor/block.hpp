@@ -5,7 +5,6 @@
 #include <purekv/simt/executor/shadow.hpp>
 #include <purekv/simt/index.hpp>
 
-#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -243,8 +242,10 @@ inline std::string block::stuck() const {
     place here = w.barrier;
     for (gathering const& g : w.gatherings)
       if ((g.arrived >> (t % 32) & 1u) != 0) here = g.at;
-    auto found = std::find_if(groups.begin(), groups.end(), [&](group const& g) { return g.at == here; });
-    if (found == groups.end()) found = groups.insert(groups.end(), {here, {}});
+    group* found = nullptr;
+    for (group& g : groups)
+      if (g.at == here) found = &g;
+    if (found == nullptr) found = &groups.emplace_back(group{here, {}});
     found->threads.push_back(t);
   }
   for (group const& g : groups)
@@ -328,19 +329,19 @@ void block::together(std::uint32_t mask, char const* operation, site where, Slot
     fail(bug::divergence, where,
          [&] { return sentence("thread ", current_, " is not in the mask of its own ", operation); });
   place const here = {operation, where};
-  auto const same = [&](gathering const& g) { return g.mask == mask && g.at == here; };
-  auto g = std::find_if(w.gatherings.begin(), w.gatherings.end(), same);
-  if (g == w.gatherings.end()) {
+  std::size_t i = 0;
+  while (i < w.gatherings.size() && !(w.gatherings[i].mask == mask && w.gatherings[i].at == here)) ++i;
+  if (i == w.gatherings.size()) {
     check_lanes(mask, here);
-    g = w.gatherings.insert(g, {mask, 0, here});
+    w.gatherings.push_back({mask, 0, here});
   }
   w.slots[current_ % 32] = &mine;
-  g->arrived |= bit();
-  if (g->arrived != mask) {
+  w.gatherings[i].arrived |= bit();
+  if (w.gatherings[i].arrived != mask) {
     yield();
     return;
   }
-  w.gatherings.erase(g);
+  w.gatherings.erase(w.gatherings.begin() + static_cast<std::ptrdiff_t>(i));
   w.ready |= mask & ~bit();
   Slot* slots[32];
   for (std::uint32_t lane = 0; lane < 32; ++lane)

@@ -3,7 +3,6 @@
 
 #include <purekv/simt/executor/report.hpp>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -165,7 +164,7 @@ class shadow {
     }
     std::uint32_t const set = free_.back();
     free_.pop_back();
-    std::fill_n(sets_.begin() + static_cast<std::ptrdiff_t>((set - 1) * threads), threads, 0u);
+    for (std::size_t t = 0; t < threads; ++t) sets_[(set - 1) * threads + t] = 0;
     return set;
   }
 
