@@ -172,6 +172,24 @@ TEST_CASE("race: a counter is read while others still count") {
   expect(found_in<64>(body(true)), bug::none);
 }
 
+TEST_CASE("race: a counter counts on while a thread that one of the counting ones has waited for reads it") {
+  auto const body = [](bool fixed) {
+    return [=] {
+      auto const s = simt::shared_memory<std::uint32_t>();
+      std::int32_t const t = simt::thread_index();
+      if (t == 0) s.store(0, 0);
+      simt::sync();
+      if (t == 0) (void)s.load(0);
+      if (t < 2) simt::sync_warp(3u);
+      if (t == 1) simt::atomic_add(s, 1);
+      (void)simt::any(true);
+      if (t == (fixed ? 1 : 2)) simt::atomic_add(s, 1);
+    };
+  };
+  expect(found_in<32>(body(false)), bug::race, {"thread 2 changes", "thread 0 read at"});
+  expect(found_in<32>(body(true)), bug::none);
+}
+
 TEST_CASE("race: ldmatrix reads what other lanes have just written") {
   auto const body = [](bool fixed) {
     return [=] {
@@ -195,6 +213,11 @@ TEST_CASE("uninitialised: shared memory that nobody has written") {
            (void)s.load(t);
          }),
          bug::uninitialised, {"thread 31 reads shared bytes 124-127"});
+}
+
+TEST_CASE("uninitialised: a counter that begins anywhere") {
+  expect(found_in<32>([] { simt::atomic_add(simt::shared_memory<std::uint32_t>(), 1); }), bug::uninitialised,
+         {"thread 0 changes shared bytes 0-3"});
 }
 
 TEST_CASE("uninitialised: what the block before has left is not this block's") {
@@ -359,6 +382,7 @@ TEST_CASE("race: a copy that only its own thread has waited for") {
       std::int32_t const t = simt::thread_index();
       simt::cp_async<4>(s + t, source + t);
       simt::cp_async_commit();
+      simt::sync_warp();
       simt::cp_async_wait<0>();
       (void)simt::any(true);  // all lanes have waited, but memory is not in order for the others
       if (fixed) simt::sync_warp();
