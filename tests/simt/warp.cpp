@@ -34,7 +34,7 @@ struct exchange {
     }
     put(static_cast<std::int32_t>(simt::ballot(mine > 0)));
     put((simt::any(mine > 1000) ? 1 : 0) + (simt::all(mine > 1000) ? 2 : 0) + (simt::any(mine > 0) ? 4 : 0) +
-        (simt::all(mine > -1001) ? 8 : 0));
+        (simt::all(mine > -1001) ? 8 : 0) + (simt::all(mine > 0) ? 16 : 0));
   }
 };
 
@@ -94,7 +94,7 @@ TEST_CASE("shuffles and votes") {
     std::uint32_t votes = 0;
     for (std::int32_t j = 0; j < 32; ++j) votes |= (of(j) > 0 ? 1u : 0u) << j;
     expect(static_cast<std::int32_t>(votes));
-    expect(8 + (votes != 0 ? 4 : 0));
+    expect(8 + (votes != 0 ? 4 : 0) + (votes == 0xffffffffu ? 16 : 0));
   }
 }
 

@@ -258,7 +258,7 @@ inline std::string block::stuck() const {
   return text;
 }
 
-/// Lanes that an operation names must not be in another one, or gone.
+/// Lanes that an operation names must not have finished, nor wait for this one in another operation.
 inline void block::check_lanes(std::uint32_t mask, place here) {
   warp_state const& w = warp();
   std::int32_t const number = current_ / 32;
@@ -267,7 +267,7 @@ inline void block::check_lanes(std::uint32_t mask, place here) {
       return sentence("thread ", current_, " is in ", here.operation, ", ", name_lanes(number, gone), " finished");
     });
   for (gathering const& g : w.gatherings)
-    if ((g.mask & mask) != 0)
+    if ((g.arrived & mask) != 0 && (g.mask & bit()) != 0)
       fail(bug::divergence, here.where, [&] {
         return sentence("thread ", current_, " is in ", here.operation, ", ", name_lanes(number, g.arrived), " in ",
                         g.at.operation, " at ", g.at.where);
