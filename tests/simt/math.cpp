@@ -32,7 +32,7 @@ template <class T> struct pairs {
   PUREKV_DEVICE void operator()() const {
     for (std::int32_t i = simt::thread_index(); i < n; i += threads) {
       packed[i] = simt::pack2<T>(x[2 * i], x[2 * i + 1]);
-      simt::float2 const both = simt::unpack2<T>(packed[i]);
+      simt::float_pair const both = simt::unpack2<T>(packed[i]);
       unpacked[2 * i] = both.low;
       unpacked[2 * i + 1] = both.high;
     }

@@ -20,12 +20,14 @@ template <std::int32_t Threads, class F> struct kernel {
   void operator()() const { body(); }
 };
 
+template <std::int32_t Threads, class F> kernel<Threads, F> made_of(F body) { return {body}; }
+
 /// Runs the body in two blocks of Threads threads with 1 KiB of shared memory, in the usual order, and in ten others,
 /// which must find a bug of the same kind.
 template <std::int32_t Threads, class F> simt::report found_in(F const& body) {
   simt::device device;
   auto const run = [&] {
-    status const s = simt::launch({.x = 2}, 1024, &device, kernel<Threads, F>{body});
+    status const s = simt::launch({.x = 2}, 1024, &device, made_of<Threads>(body));
     CHECK(s.ok() == (device.found().kind == bug::none));
     return device.found();
   };
@@ -465,7 +467,7 @@ TEST_CASE("a device goes on after a bug") {
     auto const body = [=] {
       if (wrong && simt::thread_index() == 7) simt::sync();
     };
-    return simt::launch({}, 0, &device, kernel<32, decltype(body)>{body});
+    return simt::launch({}, 0, &device, made_of<32>(body));
   };
   for (int i = 0; i < 3; ++i) {
     CHECK(run(true).code == errc::launch_failed);
@@ -480,8 +482,8 @@ TEST_CASE("a device that does not watch still finds what needs no shadow") {
   simt::device device;
   device.watch = false;
   auto const racing = [] { (void)simt::shared_memory<float>().load(0); };
-  CHECK(simt::launch({}, 64, &device, kernel<32, decltype(racing)>{racing}).ok());
+  CHECK(simt::launch({}, 64, &device, made_of<32>(racing)).ok());
   auto const outside = [] { (void)simt::shared_memory<float>().load(16); };
-  CHECK(!simt::launch({}, 64, &device, kernel<32, decltype(outside)>{outside}).ok());
+  CHECK(!simt::launch({}, 64, &device, made_of<32>(outside)).ok());
   CHECK(device.found().kind == bug::out_of_bounds);
 }

@@ -10,7 +10,7 @@ namespace purekv::inline v0_1::inline PUREKV_ISA::simt {
 struct block_team {
   PUREKV_DEVICE std::int32_t rank() const { return thread_index(); }
   PUREKV_DEVICE std::int32_t size() const { return block_threads(); }
-  PUREKV_DEVICE void sync() const { simt::sync(); }
+  PUREKV_DEVICE void sync(site here = site::caller()) const { simt::sync(here); }
 };
 
 static_assert(Team<block_team>);

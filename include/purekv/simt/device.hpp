@@ -11,7 +11,8 @@ namespace purekv::inline v0_1::inline PUREKV_ISA::simt {
 /// memory, which the address sanitizer does.
 class device {
  public:
-  /// Look for races, uninitialised reads and copies that are not waited for. Slower by a factor of about three.
+  /// Look for races, uninitialised reads and copies that are not waited for. Costs time, most of it at the barriers of
+  /// large blocks, and memory: up to 2 bytes per thread and byte of shared memory.
   bool watch = true;
   /// Not 0: blocks and warps run in an order drawn from it, instead of ascending.
   std::uint64_t seed = 0;

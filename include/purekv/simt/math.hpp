@@ -50,15 +50,15 @@ template <Half T> PUREKV_DEVICE std::uint32_t pack2(float low, float high) {
 #endif
 }
 
-struct float2 {
+struct float_pair {
   float low, high;
 };
 
 /// The inverse, exact.
-template <Half T> PUREKV_DEVICE float2 unpack2(std::uint32_t both) {
+template <Half T> PUREKV_DEVICE float_pair unpack2(std::uint32_t both) {
 #if defined(__CUDACC__)
   if constexpr (std::same_as<T, half>) {
-    float2 x;
+    float_pair x;
     asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}"
         : "=f"(x.low), "=f"(x.high)
         : "r"(both));
