@@ -21,8 +21,19 @@ case $preset/$name in
   *) build=$root/build/$preset-$name ;;
 esac
 
+# The kernels run on a simulated device everywhere; nvcc compiles them too where it is, once.
+options=()
+if [ "$preset/$name" = release/g++ ]; then
+  nvcc=$(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2> /dev/null || true)
+  if [ -n "$nvcc" ]; then
+    options+=(-DPUREKV_CUDA=ON -DCMAKE_CUDA_COMPILER="$nvcc")
+  else
+    heading "No nvcc: the kernels' tests are not compiled for a GPU"
+  fi
+fi
+
 heading "Configuring $build"
-cmake -S "$root" --preset "$preset" -B "$build" -DCMAKE_CXX_COMPILER="$CXX"
+cmake -S "$root" --preset "$preset" -B "$build" -DCMAKE_CXX_COMPILER="$CXX" "${options[@]}"
 heading "Building with $(nproc) jobs"
 cmake --build "$build" --parallel "$(nproc)"
 heading "Testing"

@@ -6,13 +6,16 @@
 #define PUREKV_VERSION_PATCH 0
 
 // PUREKV_HD marks a function for host and device; PUREKV_INLINE one that must also leave no symbol behind, because it
-// belongs to a type that differently compiled files share.
+// belongs to a type that differently compiled files share. PUREKV_DEVICE marks kernels and what only they call: device
+// code for nvcc, and for a plain compiler code that the simulated device runs (simt/device.hpp).
 #if defined(__CUDACC__)
 #define PUREKV_HD __host__ __device__
 #define PUREKV_INLINE __host__ __device__ __forceinline__
+#define PUREKV_DEVICE __device__ __forceinline__
 #else
 #define PUREKV_HD
 #define PUREKV_INLINE __attribute__((always_inline)) inline
+#define PUREKV_DEVICE inline
 #endif
 
 // PUREKV_ISA names the inline namespace of everything that holds code, so that files compiled for different instruction

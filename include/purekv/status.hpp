@@ -18,6 +18,7 @@ enum class errc {
   bad_positions,        // positions not strictly ascending, or not covered by the layout
   bad_policy,           // a budget, pattern or schedule that cannot be met
   not_ready,            // a source that has not been scored yet
+  launch_failed,        // the device refused a kernel; a simulated one found a bug in it
 };
 
 /// What a host entry point returns. `message` is static text that names the function and says what is wrong; after an
@@ -29,7 +30,7 @@ struct [[nodiscard]] status {
   PUREKV_INLINE constexpr bool ok() const { return code == errc::ok; }
 
 #if defined(__cpp_exceptions)
-  PUREKV_INLINE void or_throw() const {
+  __attribute__((always_inline)) inline void or_throw() const {  // PUREKV_INLINE, but for the host alone
     if (!ok()) throw std::runtime_error(message);
   }
 #endif
