@@ -88,7 +88,26 @@ PUREKV_INLINE void hold(vec& x) {
 }
 
 inline constexpr std::int32_t keys_side_by_side = 8;  // walked together; more are taken one by one
-inline constexpr std::int32_t query_vectors = 8;      // of the query in registers, where keys are taken one by one
+inline constexpr std::int32_t key_vectors = 4;        // of one key in a row, where they are taken one by one
+
+/// sum over d of key[d] * q[d], lane by lane. Fetches `ahead` meanwhile.
+template <class T> PUREKV_INLINE vec multiply_row(float const* q, std::int32_t dim, T const* key, T const* ahead) {
+  constexpr std::int32_t line = line_bytes / static_cast<std::int32_t>(sizeof(T));
+  vec sum[2] = {};
+  std::int32_t d = 0;
+  for (; d + key_vectors * lanes <= dim; d += key_vectors * lanes) {
+#pragma GCC unroll 8
+    for (std::int32_t v = 0; v < key_vectors; ++v) {
+      if (v * lanes % line == 0) prefetch_line(ahead + d + v * lanes);
+      sum[v % 2] = fma(load(q + d + v * lanes), widen(key + d + v * lanes), sum[v % 2]);
+    }
+  }
+  for (; d < dim; d += lanes) {
+    if (d % line == 0) prefetch_line(ahead + d);
+    sum[0] = fma(load(q + d), dim - d >= lanes ? widen(key + d) : widen(key + d, dim - d), sum[0]);
+  }
+  return sum[0] + sum[1];
+}
 
 /// sum over d of keys[j][d] * q[r][d] in lane j * logit_stride + r. q : [Rows, padded], zero from dim on. Fetches rows
 /// `ahead` + j * stride meanwhile, line by line, for later.
@@ -97,27 +116,14 @@ PUREKV_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::int32_
                                 T const* const (&keys)[decode_keys<Rows>], T const* ahead, std::ptrdiff_t stride) {
   constexpr std::int32_t count = decode_keys<Rows>, per_key = logit_stride(Rows);
   constexpr std::int32_t line = line_bytes / static_cast<std::int32_t>(sizeof(T));
-  constexpr bool one_by_one = count > keys_side_by_side;
   vec sum[lanes] = {};
-  // Some registers of dims of all keys; at(p) loads one.
-  auto const add = [&]<int Vectors>(std::int32_t d, auto const& at) __attribute__((always_inline)) {
-    if constexpr (one_by_one) {
-      // Too many keys to walk side by side: one after another, the query staying in registers.
-      vec x[Vectors];
-#pragma GCC unroll 8
-      for (std::int32_t v = 0; v < Vectors; ++v) x[v] = load(q + d + v * lanes);
-#pragma GCC unroll 16
-      for (std::int32_t j = 0; j < count; ++j) {
-        vec odd{};
-#pragma GCC unroll 8
-        for (std::int32_t v = 0; v < Vectors; ++v) {
-          if (v * lanes % line == 0) prefetch_line(ahead + j * stride + d + v * lanes);
-          vec& part = v % 2 == 0 ? sum[j] : odd;
-          part = fma(x[v], at(keys[j] + d + v * lanes), part);
-        }
-        sum[j] += odd;
-      }
-    } else {
+  if constexpr (count > keys_side_by_side) {
+    // Not unrolled: g++ would move the prefetches of all keys to the front, more lines than memory fetches at once.
+#pragma GCC unroll 1
+    for (std::int32_t j = 0; j < count; ++j) sum[j] = multiply_row(q, dim, keys[j], ahead + j * stride);
+  } else {
+    // Some registers of dims of all keys; at(p) loads one.
+    auto const add = [&]<int Vectors>(std::int32_t d, auto const& at) __attribute__((always_inline)) {
 #pragma GCC unroll 8
       for (std::int32_t j = 0; j < count; ++j) prefetch_line(ahead + j * stride + d);
 #pragma GCC unroll 8
@@ -133,17 +139,15 @@ PUREKV_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::int32_
           for (std::int32_t j = 0; j < count; ++j) sum[j * per_key + r] = fma(x, key[j], sum[j * per_key + r]);
         }
       }
-    }
-  };
-  auto const whole = [](T const* p) __attribute__((always_inline)) { return widen(p); };
-  std::int32_t d = 0;
-  constexpr std::int32_t vectors = one_by_one ? query_vectors : line / lanes;
-  for (; d + vectors * lanes <= dim; d += vectors * lanes) add.template operator()<vectors>(d, whole);
-  if constexpr (one_by_one)
-    for (; d + vectors / 2 * lanes <= dim; d += vectors / 2 * lanes) add.template operator()<vectors / 2>(d, whole);
-  if constexpr (vectors > 1)
-    for (; d + lanes <= dim; d += lanes) add.template operator()<1>(d, whole);
-  if (d < dim) add.template operator()<1>(d, [&](T const* p) { return widen(p, dim - d); });
+    };
+    auto const whole = [](T const* p) __attribute__((always_inline)) { return widen(p); };
+    std::int32_t d = 0;
+    constexpr std::int32_t vectors = line / lanes;
+    for (; d + vectors * lanes <= dim; d += vectors * lanes) add.template operator()<vectors>(d, whole);
+    if constexpr (vectors > 1)
+      for (; d + lanes <= dim; d += lanes) add.template operator()<1>(d, whole);
+    if (d < dim) add.template operator()<1>(d, [&](T const* p) { return widen(p, dim - d); });
+  }
   return totals(sum);
 }
 
