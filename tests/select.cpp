@@ -175,10 +175,11 @@ rows_of_tokens expected_shared(C const& cache, purekv::score_view const& scores,
       int const n = cache.length(s, h);
       if (n == 0) continue;
       auto of_head = candidates(cache, scores, protect, s, h);
-      auto const sure = tokens_of(best(of_head, budget.floor(budget.keep({n}))), h);
+      int const keep_of_head = std::min(budget.keep({n}), static_cast<int>(of_head.size()));
+      auto const sure = tokens_of(best(of_head, budget.floor(keep_of_head)), h);
       for (candidate& c : of_head) c.sure = std::find(sure.begin(), sure.end(), c.token) != sure.end();
       all.insert(all.end(), of_head.begin(), of_head.end());
-      keep += std::min<std::ptrdiff_t>(budget.keep({n}), std::ssize(of_head));
+      keep += keep_of_head;
     }
     auto const chosen = best(all, keep);
     for (int h = 0; h < cache.kv_heads; ++h) rows.push_back(tokens_of(chosen, h));

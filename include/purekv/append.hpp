@@ -11,9 +11,9 @@ namespace detail {
 inline constexpr std::int32_t append_chunk = 64;  // tokens of one head that a rank copies at a time
 
 template <class TI, Cache C>
-status check_append(rows_view<TI const> const& k, rows_view<TI const> const& v, batch_view const& batch,
-                    C const& cache) {
-  if (status const s = cache.check(); !s.ok()) return s;
+status check_append_view(rows_view<TI const> const& k, rows_view<TI const> const& v, batch_view const& batch,
+                         C const& cache) {
+  if (status const s = cache.check_view(); !s.ok()) return s;
   if (k.heads <= 0 || k.dim <= 0 || v.dim <= 0 || k.tokens < 0)
     return {errc::bad_shape, "append: heads and dim must be positive, tokens not negative"};
   if (k.heads != v.heads || k.tokens != v.tokens)
@@ -22,11 +22,20 @@ status check_append(rows_view<TI const> const& k, rows_view<TI const> const& v, 
     return {errc::mismatch, "append: keys or values and the cache differ in kv_heads, dim or value_dim"};
   if (batch.sequences != cache.sequences)
     return {errc::mismatch, "append: the batch and the cache differ in their number of sequences"};
-  if (status const s = check_batch(batch, k.tokens); !s.ok()) return s;
+  if (status const s = check_batch_view(batch, k.tokens); !s.ok()) return s;
   if (k.tokens > 0 && (k.data == nullptr || v.data == nullptr))
     return {errc::null_data, "append: keys or values are null"};
   if (!apart(k) || !apart(v))
     return {errc::bad_shape, "append: strides of keys or values overlap, or sizes overflow 64 bits"};
+  return {};
+}
+
+template <class TI, Cache C>
+status check_append(rows_view<TI const> const& k, rows_view<TI const> const& v, batch_view const& batch,
+                    C const& cache) {
+  if (status const s = check_append_view(k, v, batch, cache); !s.ok()) return s;
+  if (status const s = cache.check(); !s.ok()) return s;
+  if (status const s = check_batch(batch, k.tokens); !s.ok()) return s;
   for (std::int32_t s = 0; s < cache.sequences; ++s) {
     std::int32_t const begin = batch.offset != nullptr ? batch.offset[s] : 0;
     std::int32_t const end = batch.offset != nullptr ? batch.offset[s + 1] : k.tokens;

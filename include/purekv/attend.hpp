@@ -34,7 +34,7 @@ struct attend_memory {
   }
 };
 
-template <class TQ, Cache C> status check_taps(query_view<TQ> const& q, C const& cache, attend_taps const& taps) {
+template <class TQ, Cache C> status check_taps_view(query_view<TQ> const& q, C const& cache, attend_taps const& taps) {
   if (taps.lse != nullptr)
     if (status const s = check_lse(q, taps.lse_stride); !s.ok()) return s;
   if (taps.mass.data == nullptr) return {};
@@ -42,6 +42,11 @@ template <class TQ, Cache C> status check_taps(query_view<TQ> const& q, C const&
   if (status const s = check_reduction_name(taps.mass_by); !s.ok()) return s;
   if (taps.mass_queries.begin < 0 || taps.mass_queries.count < 0)
     return {errc::bad_shape, "attend: mass_queries begins or counts below 0"};
+  return check_scores_view(taps.mass, cache, taps.mass_rows == score_rows::heads ? q.rows.heads : cache.kv_heads);
+}
+template <class TQ, Cache C> status check_taps(query_view<TQ> const& q, C const& cache, attend_taps const& taps) {
+  if (status const s = check_taps_view(q, cache, taps); !s.ok()) return s;
+  if (taps.mass.data == nullptr) return {};
   return check_scores(taps.mass, cache, taps.mass_rows == score_rows::heads ? q.rows.heads : cache.kv_heads);
 }
 
@@ -57,6 +62,15 @@ status check_self(query_view<TQ> const& q, self_view<T> const& self, C const& ca
   if (self.keys.dim != cache.dim || self.values.dim != value_dim_of(cache))
     return {errc::mismatch, "self_view: dims differ from the cache's"};
   return {};
+}
+
+template <Pattern P, class TQ, Cache C, class TO>
+status check_attend_view(P const& pattern, query_view<TQ> const& q, C const& cache, rows_view<TO> const& out,
+                         attend_taps const& taps) {
+  if (status const s = check_queries_view(q, cache); !s.ok()) return s;
+  if (status const s = check_pattern_view(pattern, q); !s.ok()) return s;
+  if (status const s = check_out(q, cache, out); !s.ok()) return s;
+  return check_taps_view(q, cache, taps);
 }
 
 template <Pattern P, class TQ, Cache C, class TO>

@@ -39,6 +39,7 @@ concept Cache = Element<typename C::element> && std::is_trivially_copyable_v<C> 
   { c.set_length(i, i, n) } -> std::same_as<void>;
   { c.run(i, i, n) } -> std::same_as<token_run<typename C::element>>;
   { c.slot(i, i, n) } -> std::same_as<std::int64_t>;
+  { c.check_view() } -> std::same_as<status>;
   { c.check() } -> std::same_as<status>;
 };
 
@@ -83,12 +84,15 @@ template <class T> struct contiguous_cache {
             token_stride, tokens - token,    value_dim == 0 ? token_stride : value_token_stride};
   }
 
-  /// Says whether the view itself makes sense: sizes, overlap, overflow, null data, lengths within capacity.
-  PUREKV_INLINE status check() const;
+  /// Whether the view itself makes sense: sizes, overlap, overflow, null data. Reads no array, so that those may lie
+  /// on a device.
+  PUREKV_HOST_INLINE status check_view() const;
+  /// And whether lengths lie within the capacity.
+  PUREKV_HOST_INLINE status check() const;
 
  private:
-  PUREKV_INLINE status check_strides(std::int32_t width, std::ptrdiff_t of_sequences, std::ptrdiff_t of_heads,
-                                     std::ptrdiff_t of_tokens) const;
+  PUREKV_HOST_INLINE status check_strides(std::int32_t width, std::ptrdiff_t of_sequences, std::ptrdiff_t of_heads,
+                                          std::ptrdiff_t of_tokens) const;
 };
 
 /// k, v : [slots, dim], dim contiguous, rows `token_stride` elements apart; positions : [slots];
@@ -133,7 +137,8 @@ template <class T> struct ragged_cache {
             value_stride};
   }
 
-  PUREKV_INLINE status check() const;
+  PUREKV_HOST_INLINE status check_view() const;
+  PUREKV_HOST_INLINE status check() const;
 };
 
 /// A contiguous cache without gaps: keys, values : [sequences, kv_heads, tokens, dim].
@@ -162,7 +167,7 @@ template <class T> PUREKV_INLINE ragged_cache<T> one_sequence(ragged_cache<T> ca
   return cache;
 }
 
-template <class T> PUREKV_INLINE status contiguous_cache<T>::check() const {
+template <class T> PUREKV_HOST_INLINE status contiguous_cache<T>::check_view() const {
   if (sequences <= 0 || kv_heads <= 0 || dim <= 0 || tokens < 0 || value_dim < 0)
     return {errc::bad_shape,
             "contiguous_cache: sequences, kv_heads and dim must be positive, tokens and value_dim not negative"};
@@ -178,15 +183,20 @@ template <class T> PUREKV_INLINE status contiguous_cache<T>::check() const {
     if (status const s = check_strides(value_dim, value_sequence_stride, value_head_stride, value_token_stride);
         !s.ok())
       return s;
-  for (std::int64_t i = 0; i < rows; ++i)
+  return {};
+}
+
+template <class T> PUREKV_HOST_INLINE status contiguous_cache<T>::check() const {
+  if (status const s = check_view(); !s.ok()) return s;
+  for (std::int64_t i = 0; i < std::int64_t{sequences} * kv_heads; ++i)
     if (lengths[i] < 0 || lengths[i] > tokens)
       return {errc::bad_shape, "contiguous_cache: a length is negative or larger than the capacity"};
   return {};
 }
 
 template <class T>
-PUREKV_INLINE status contiguous_cache<T>::check_strides(std::int32_t width, std::ptrdiff_t of_sequences,
-                                                        std::ptrdiff_t of_heads, std::ptrdiff_t of_tokens) const {
+PUREKV_HOST_INLINE status contiguous_cache<T>::check_strides(std::int32_t width, std::ptrdiff_t of_sequences,
+                                                             std::ptrdiff_t of_heads, std::ptrdiff_t of_tokens) const {
   if (tokens == 0) return {};
   // Sequences, heads and tokens may nest in any order; each must step over all that lies within the next smaller.
   struct axis {
@@ -215,7 +225,7 @@ PUREKV_INLINE status contiguous_cache<T>::check_strides(std::int32_t width, std:
   return {};
 }
 
-template <class T> PUREKV_INLINE status ragged_cache<T>::check() const {
+template <class T> PUREKV_HOST_INLINE status ragged_cache<T>::check_view() const {
   if (sequences <= 0 || kv_heads <= 0 || dim <= 0 || slots < 0 || value_dim < 0)
     return {errc::bad_shape,
             "ragged_cache: sequences, kv_heads and dim must be positive, slots and value_dim not negative"};
@@ -231,8 +241,13 @@ template <class T> PUREKV_INLINE status ragged_cache<T>::check() const {
       (slots > 1 && (__builtin_mul_overflow(slots, std::int64_t{widest}, &bytes) ||
                      __builtin_mul_overflow(bytes, std::int64_t{sizeof(T)}, &bytes))))
     return {errc::bad_shape, "ragged_cache: sizes overflow 64 bits, or more than 2^31 - 1 heads in all"};
+  return {};
+}
+
+template <class T> PUREKV_HOST_INLINE status ragged_cache<T>::check() const {
+  if (status const s = check_view(); !s.ok()) return s;
   std::int64_t end = 0;
-  for (std::int64_t i = 0; i < rows; ++i) {
+  for (std::int64_t i = 0; i < std::int64_t{sequences} * kv_heads; ++i) {
     extent const& e = extents[i];
     if (e.length < 0 || e.length > e.capacity)
       return {errc::bad_shape, "ragged_cache: a length is negative or larger than the capacity"};

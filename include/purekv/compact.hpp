@@ -4,6 +4,7 @@
 #include <purekv/cpu.hpp>
 #include <purekv/detail/check_selection.hpp>
 #include <purekv/detail/move_rows.hpp>
+#include <purekv/detail/values_in_keys.hpp>
 
 namespace purekv::inline v0_1 {
 
@@ -64,34 +65,40 @@ struct cache_span {
   }
 };
 
-/// Whether the values of a head are part of its key rows and so move with them.
-template <Cache C> bool values_in_keys(C const& cache, std::int32_t sequence, std::int32_t head) {
-  auto const run = cache.run(sequence, head, 0);
-  auto const key = reinterpret_cast<std::uintptr_t>(run.keys), value = reinterpret_cast<std::uintptr_t>(run.values);
-  auto const bytes = [](std::int32_t dim) { return static_cast<std::uintptr_t>(dim) * sizeof(typename C::element); };
-  return run.stride == run.value_stride && value >= key && value + bytes(value_dim_of(cache)) <= key + bytes(cache.dim);
-}
-
 template <Cache C, Cache D> bool share_lengths(C const& a, D const& b) {
   if constexpr (requires { a.lengths == b.lengths; }) return a.lengths == b.lengths;
   if constexpr (requires { a.extents == b.extents; }) return a.extents == b.extents;
   return false;
 }
 
-template <Cache C, Cache D> status check_compact(selection const& kept, C const& source, D const& destination) {
-  if (status const s = source.check(); !s.ok()) return s;
-  if (status const s = destination.check(); !s.ok()) return s;
+template <Cache C, Cache D> status check_compact_view(selection const& kept, C const& source, D const& destination) {
+  if (status const s = source.check_view(); !s.ok()) return s;
+  if (status const s = destination.check_view(); !s.ok()) return s;
   if (source.sequences != destination.sequences || source.kv_heads != destination.kv_heads ||
       source.dim != destination.dim || value_dim_of(source) != value_dim_of(destination))
     return {errc::mismatch, "compact: source and destination differ in sequences, kv_heads, dim or value_dim"};
+  if (status const s = check_selection_view(kept, source.sequences, source.kv_heads); !s.ok()) return s;
+  if (share_lengths(source, destination))
+    return {errc::bad_shape, "compact: source and destination share their lengths; to compact in place give one cache"};
+  return {};
+}
+
+template <Cache C, Cache D> status check_apart(C const& source, D const& destination) {
+  if (cache_span(source).overlaps(cache_span(destination)))
+    return {errc::bad_shape, "compact: source and destination overlap; to compact in place give one cache"};
+  return {};
+}
+
+template <Cache C, Cache D> status check_compact(selection const& kept, C const& source, D const& destination) {
+  if (status const s = check_compact_view(kept, source, destination); !s.ok()) return s;
+  if (status const s = source.check(); !s.ok()) return s;
+  if (status const s = destination.check(); !s.ok()) return s;
   if (status const s = check_selection(kept, source); !s.ok()) return s;
   for (std::int32_t s = 0; s < source.sequences; ++s)
     for (std::int32_t h = 0; h < source.kv_heads; ++h)
       if (kept.count(kept.row_of(s, h, source.kv_heads)) > destination.capacity(s, h))
         return {errc::capacity_exceeded, "compact: a head of the destination cannot hold its kept tokens"};
-  if (share_lengths(source, destination) || cache_span(source).overlaps(cache_span(destination)))
-    return {errc::bad_shape, "compact: source and destination overlap; to compact in place give one cache"};
-  return {};
+  return check_apart(source, destination);
 }
 
 template <Cache C> void set_lengths(selection const& kept, C const& cache) {

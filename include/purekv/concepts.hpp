@@ -97,8 +97,10 @@ inline constexpr std::int32_t all_queries = std::numeric_limits<std::int32_t>::m
 ///   score(team, input, out, scratch)
 /// and optionally
 ///   signed_scores            static: true if its scores can be negative
-///   mass_by                  static mass_reduction: how the mass it reads is reduced over queries; sum if it does not
-///   say check(shape, sequences)  status: whether the views of the caller's memory that it carries fit the layer
+///   mass_by                  static mass_reduction: how the mass it reads is reduced over queries; sum if not there
+///   check(shape, sequences)  status: whether the views of the caller's memory that it carries fit the layer
+///   check_view(shape, sequences)  the same without reading that memory, where check reads it: for scores on a GPU, of
+///                            whose memory the host sees nothing
 template <class E>
 concept Estimator = Policy<E> && requires(E const& e, cpu const& team, layer_input<contiguous_cache<float>> const& in,
                                           score_out out, float* scratch, layer_shape shape) {
@@ -112,7 +114,7 @@ concept Estimator = Policy<E> && requires(E const& e, cpu const& team, layer_inp
 template <class E>
 concept CrossLayerEstimator = Estimator<E> && Estimator<typename E::source_estimator>;
 
-template <class E> constexpr bool has_signed_scores() {
+template <class E> PUREKV_HD constexpr bool has_signed_scores() {
   if constexpr (requires { E::signed_scores; })
     return E::signed_scores;
   else

@@ -6,16 +6,28 @@
 #define PUREKV_VERSION_PATCH 0
 
 // PUREKV_HD marks a function for host and device; PUREKV_INLINE one that must also leave no symbol behind, because it
-// belongs to a type that differently compiled files share. PUREKV_DEVICE marks kernels and what only they call: device
-// code for nvcc, and for a plain compiler code that the simulated device runs (simt/device.hpp).
+// belongs to a type that differently compiled files share; PUREKV_HOST_INLINE is that for the host alone.
+// PUREKV_DEVICE marks kernels and what only they call: device code for nvcc, and for a plain compiler code that the
+// simulated device runs (simt/device.hpp).
+// PUREKV_CALLS before a template for host and device that calls what it is given: nvcc shall not mind if that is the
+// host's. PUREKV_UNROLL(n) before a loop unrolls it n times; PUREKV_DEVICE_UNROLL all of it, where nvcc compiles.
+#define PUREKV_HOST_INLINE __attribute__((always_inline)) inline
 #if defined(__CUDACC__)
 #define PUREKV_HD __host__ __device__
 #define PUREKV_INLINE __host__ __device__ __forceinline__
 #define PUREKV_DEVICE __device__ __forceinline__
+#define PUREKV_PRAGMA(text) _Pragma(#text)
+#define PUREKV_UNROLL(n) PUREKV_PRAGMA(unroll n)
+#define PUREKV_DEVICE_UNROLL _Pragma("unroll")
+#define PUREKV_CALLS _Pragma("nv_exec_check_disable")
 #else
 #define PUREKV_HD
-#define PUREKV_INLINE __attribute__((always_inline)) inline
+#define PUREKV_INLINE PUREKV_HOST_INLINE
 #define PUREKV_DEVICE inline
+#define PUREKV_PRAGMA(text) _Pragma(#text)
+#define PUREKV_UNROLL(n) PUREKV_PRAGMA(GCC unroll n)
+#define PUREKV_DEVICE_UNROLL
+#define PUREKV_CALLS
 #endif
 
 // PUREKV_ISA names the inline namespace of everything that holds code, so that files compiled for different instruction

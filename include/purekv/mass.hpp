@@ -61,16 +61,26 @@ inline status check_reduction_name(mass_reduction by) {
 }
 
 template <Pattern P, class TQ, Cache C>
-status check_mass(P const& pattern, query_view<TQ> const& q, C const& cache, float const* lse,
-                  std::ptrdiff_t lse_stride, query_range const& queries, score_rows rows, mass_reduction by,
-                  score_view const& out) {
-  if (status const s = check_queries(q, cache); !s.ok()) return s;
-  if (status const s = check_pattern(pattern, q); !s.ok()) return s;
+status check_mass_view(P const& pattern, query_view<TQ> const& q, C const& cache, float const* lse,
+                       std::ptrdiff_t lse_stride, query_range const& queries, score_rows rows, mass_reduction by,
+                       score_view const& out) {
+  if (status const s = check_queries_view(q, cache); !s.ok()) return s;
+  if (status const s = check_pattern_view(pattern, q); !s.ok()) return s;
   if (status const s = check_rows_name(rows); !s.ok()) return s;
   if (status const s = check_reduction_name(by); !s.ok()) return s;
   if (queries.begin < 0 || queries.count < 0) return {errc::bad_shape, "mass: queries begins or counts below 0"};
   if (q.rows.tokens > 0 && lse == nullptr) return {errc::null_data, "mass: lse is null"};
   if (status const s = check_lse(q, lse_stride); !s.ok()) return s;
+  return check_scores_view(out, cache, rows == score_rows::heads ? q.rows.heads : cache.kv_heads);
+}
+
+template <Pattern P, class TQ, Cache C>
+status check_mass(P const& pattern, query_view<TQ> const& q, C const& cache, float const* lse,
+                  std::ptrdiff_t lse_stride, query_range const& queries, score_rows rows, mass_reduction by,
+                  score_view const& out) {
+  if (status const s = check_mass_view(pattern, q, cache, lse, lse_stride, queries, rows, by, out); !s.ok()) return s;
+  if (status const s = check_queries(q, cache); !s.ok()) return s;
+  if (status const s = check_pattern(pattern, q); !s.ok()) return s;
   return check_scores(out, cache, rows == score_rows::heads ? q.rows.heads : cache.kv_heads);
 }
 

@@ -3,6 +3,7 @@
 
 #include <purekv/cpu.hpp>
 #include <purekv/detail/check.hpp>
+#include <purekv/detail/logits.hpp>
 #include <purekv/detail/simd.hpp>
 
 #include <limits>
@@ -24,10 +25,9 @@ namespace detail {
 inline constexpr std::int32_t merge_chunk = 16;  // rows of one head that a rank merges at a time
 
 /// An lse as `merge` weighs it: NaN counts as nothing seen, inf as the largest float.
-inline float weighable(float lse) {
-  constexpr float largest = std::numeric_limits<float>::max(), none = -std::numeric_limits<float>::infinity();
-  if (lse > largest) return largest;
-  return lse >= -largest ? lse : none;
+PUREKV_HD inline float weighable(float lse) {
+  if (lse > largest_logit) return largest_logit;
+  return lse >= -largest_logit ? lse : hidden_logit;
 }
 
 /// Rows of `width` elements that are dim-wise sums over the parts, `block` dims at a time so that `out` may be a part.

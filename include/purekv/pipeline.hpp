@@ -4,32 +4,20 @@
 #include <purekv/append.hpp>
 #include <purekv/attend.hpp>
 #include <purekv/compact.hpp>
-#include <purekv/compressor.hpp>
 #include <purekv/decode.hpp>
 #include <purekv/detail/appended_cache.hpp>
 #include <purekv/detail/chunk_mass.hpp>
 #include <purekv/detail/kept_plan.hpp>
-#include <purekv/detail/one_set.hpp>
+#include <purekv/detail/pipeline_base.hpp>
 #include <purekv/detail/prefill_memory.hpp>
 #include <purekv/detail/prompt_cache.hpp>
 #include <purekv/detail/prompt_state.hpp>
-#include <purekv/per_layer.hpp>
-#include <purekv/pipeline_cost.hpp>
+#include <purekv/layer_storage.hpp>
 #include <purekv/score.hpp>
 #include <purekv/select.hpp>
 #include <purekv/take_back.hpp>
 
 namespace purekv::inline v0_1 {
-
-/// The memory of one layer, all of it the caller's.
-/// full : the prompt's keys and values while the layer needs all of them, [sequences, kv_heads, >= tokens]. Layers
-///        that do not keep it (keeps_full) may share one; the others have their own until they are released.
-/// kept : what the layer keeps, growing while decoding; kept_slots() slots, extents laid out by the pipeline. Needed
-///        from the call for layer evicts_at() on; with the last chunk where the prompt comes in chunks.
-template <class T> struct layer_storage {
-  contiguous_cache<T> full;
-  ragged_cache<T> kept;
-};
 
 /// The two kinds of work in a prefill call: caching and attending; scoring, selecting and compacting.
 enum class pipeline_phase : std::int32_t { attending, compressing };
@@ -47,46 +35,35 @@ namespace purekv::inline v0_1::inline PUREKV_ISA {
 /// A compressor and a pattern over all layers of a model: told once about the model and its schedule, called once per
 /// layer. A small host value that owns no memory: `begin` lends it some for a prompt. `prefill` and `decode` run on the
 /// caller's threads like every operation; an error leaves every `kept` as it was, `full` is scratch.
-template <class Compressor, Pattern P> class pipeline {
-  using estimator = typename Compressor::estimator_type;
-  static constexpr bool cross_layer = CrossLayerEstimator<estimator>;
-  using mass_estimator = typename detail::source_or_self<estimator>::type;
-  static constexpr std::int32_t mass_queries = mass_estimator::mass_queries;
-  static constexpr mass_reduction mass_by = detail::mass_by<mass_estimator>();
+template <class Compressor, Pattern P> class pipeline : public detail::pipeline_base<Compressor, P> {
+  using base = detail::pipeline_base<Compressor, P>;
+  using base::collecting_below;
+  using base::collects;
+  using base::compressor_;
+  using base::model_;
+  using base::pattern_;
+  using base::schedule_;
+  static constexpr bool cross_layer = base::cross_layer;
+  static constexpr std::int32_t mass_queries = base::mass_queries;
+  static constexpr mass_reduction mass_by = base::mass_by;
 
  public:
+  using base::check;
+  using base::drops;
+  using base::evicts_at;
+  using base::keeps_full;
+  using base::kept_slots;
+  using base::kept_tokens;
+  using base::needs_full;
+
   /// compressor, pattern: one for all layers, or an array with one for each: estimators with views of a layer's own
   /// data, every other layer with a sliding window.
   pipeline(model_shape const& model, schedule const& plan, per_layer<Compressor> const& compressor,
            per_layer<P> const& pattern)
-      : model_(model), schedule_(plan), compressor_(compressor), pattern_(pattern) {}
+      : base(model, plan, compressor, pattern) {}
 
   void listen(phase_listener const& listener) { listener_ = listener; }
 
-  status check() const {
-    if (model_.layers <= 0 || model_.heads <= 0 || model_.kv_heads <= 0 || model_.dim <= 0 || model_.value_dim < 0)
-      return {errc::bad_shape, "pipeline: layers, heads, kv_heads and dim must be positive, value_dim not negative"};
-    if (model_.heads % model_.kv_heads != 0) return {errc::bad_shape, "pipeline: heads is not a multiple of kv_heads"};
-    if (schedule_.layer_count != model_.layers)
-      return {errc::mismatch, "pipeline: the schedule and the model differ in their number of layers"};
-    if (status const s = validate(schedule_); !s.ok()) return s;
-    if (pattern_.missing()) return {errc::null_data, "pipeline: patterns is null"};
-    if (compressor_.missing()) return {errc::null_data, "pipeline: compressors is null"};
-    if (!cross_layer && schedule_.band_count > 0)
-      return {errc::bad_policy, "pipeline: the schedule names a source but the estimator is not a cross_layer"};
-    for (std::int32_t l = 0; l < (compressor_.varies() ? model_.layers : 1); ++l)
-      if (status const s = compressor_[l].budget.check(); !s.ok()) return s;
-    return {};
-  }
-
-  /// False for layers that never evict or drop: what they get goes straight into `kept`.
-  bool needs_full(std::int32_t layer) const { return schedule_.needs_full(layer); }
-  /// True for deferred layers, and for all that need it where the prompt comes in chunks.
-  bool keeps_full(std::int32_t layer) const { return schedule_.keeps_full(layer); }
-  /// The layer whose prefill call fills `kept` of this one.
-  std::int32_t evicts_at(std::int32_t layer) const { return schedule_.evicts_at(layer); }
-  /// Whether this layer gets the rows of kept_rows() only.
-  bool drops(std::int32_t layer) const { return schedule_.drops(layer); }
   /// The rows of the prompt that enter the layers that drop, one list per sequence: tokens(s) are ascending indices
   /// into the rows of sequence s, count(s) of them. The last row, whose logits an engine wants, is always there; more
   /// such rows are the compressor's to pin. They lie in the lent state; no rows before the source's last layer has had
@@ -94,31 +71,6 @@ template <class Compressor, Pattern P> class pipeline {
   selection kept_rows() const { return state_.chosen != nullptr && *state_.chosen != 0 ? state_.kept : selection{}; }
   /// Whether `full` of this layer is not needed any more for this prompt.
   bool released(std::int32_t layer) const { return state_.evicted[layer] != 0; }
-
-  /// Tokens a head of this layer keeps of a prompt (on average over heads, for budgets across heads).
-  std::int32_t kept_tokens(std::int32_t layer, std::int32_t prompt_tokens) const {
-    layer_plan const& plan = schedule_.layers[layer];
-    if (plan.when == evict_when::never || prompt_tokens <= 0) return prompt_tokens;
-    auto const most = [&](auto const& c, std::int32_t where) {
-      std::int32_t const budget = c.budget.keep(budget_input{prompt_tokens, where, model_.layers});
-      std::int32_t pinned = 0, keepable = 0;
-      for (std::int32_t p = 0; p < prompt_tokens; ++p) {
-        bool const kept = !detail::is_evicted(c.protect, p, prompt_tokens - 1);
-        keepable += kept;
-        pinned += kept && c.protect.pinned(p, prompt_tokens - 1);
-      }
-      std::int32_t const keep = budget > pinned ? budget : pinned;
-      return keep < keepable ? keep : keepable;
-    };
-    if (!drops(layer)) return most(compressor_[layer], layer);
-    std::int32_t const chosen_at = schedule_.bands[plan.source].last;
-    return most(detail::one_set(compressor_[chosen_at]), chosen_at);
-  }
-
-  /// Slots that `kept` of this layer needs for one sequence; sum them for a batch.
-  std::int64_t kept_slots(std::int32_t layer, std::int32_t prompt_tokens, std::int32_t new_tokens) const {
-    return std::int64_t{model_.kv_heads} * (std::int64_t{kept_tokens(layer, prompt_tokens)} + new_tokens);
-  }
 
   /// Memory `begin` wants for prompts of at most `prompt_tokens` tokens.
   std::size_t state_bytes(std::int32_t sequences, std::int32_t prompt_tokens) const {
@@ -273,18 +225,6 @@ template <class Compressor, Pattern P> class pipeline {
     return {};
   }
 
-  /// For prompts of so many tokens in caches whose elements have `element_bytes` bytes, one sequence.
-  pipeline_cost cost(std::int32_t prompt_tokens, std::int32_t new_tokens, std::int32_t element_bytes) const {
-    auto const kept = [&](std::int32_t layer) { return kept_tokens(layer, prompt_tokens); };
-    return detail::cost_of(model_, schedule_, pattern_, kept, prompt_tokens, new_tokens, element_bytes);
-  }
-
-  /// The schedule in words with its cost. Allocates the string; for people, not for engines.
-  std::string describe(std::int32_t prompt_tokens, std::int32_t new_tokens, std::int32_t element_bytes) const {
-    if (status const s = check(); !s.ok()) return s.message;
-    return purekv::describe(schedule_).append(purekv::describe(cost(prompt_tokens, new_tokens, element_bytes)));
-  }
-
  private:
   /// What a call works in, for a prompt at once and for a chunk of one.
   template <class T, class TQ>
@@ -407,18 +347,6 @@ template <class Compressor, Pattern P> class pipeline {
     return with_cache(layer, q, storage, [&](auto const& cache) { return plan_.find(q, cache); });
   }
 
-  /// Whether the attention mass of this layer is put together chunk by chunk: it is scored, by an estimator that reads
-  /// attention mass.
-  bool collects(std::int32_t layer) const {
-    if (!schedule_.chunked || mass_queries == 0) return false;
-    bool const own_score = needs_full(layer) && schedule_.layers[layer].source < 0;
-    return cross_layer ? own_score || schedule_.in_any_band(layer) : needs_full(layer);
-  }
-  std::int32_t collecting_below(std::int32_t layer) const {
-    std::int32_t count = 0;
-    for (std::int32_t l = 0; l < layer; ++l) count += collects(l);
-    return count;
-  }
   score_view mass_of(std::int32_t layer) const {
     return collects(layer) ? state_.mass(collecting_below(layer)) : score_view{};
   }
@@ -664,10 +592,6 @@ template <class Compressor, Pattern P> class pipeline {
     return {q.batch, model_.kv_heads, model_.dim, model_.value_width(), q.rows.tokens};
   }
 
-  model_shape model_;
-  schedule schedule_;
-  per_layer<Compressor> compressor_;
-  per_layer<P> pattern_;
   phase_listener listener_;
   detail::prompt_state state_;
   detail::kept_plan plan_;

@@ -10,11 +10,16 @@
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
 
-/// Whether a plan can be one of these queries over this cache.
-template <class TQ, Cache C> status check_plan(tile_plan const& plan, query_view<TQ> const& q, C const& cache) {
+template <class TQ, Cache C> status check_plan_view(tile_plan const& plan, query_view<TQ> const& q, C const& cache) {
   if (plan.sequences != cache.sequences || plan.heads != q.rows.heads || plan.kv_heads != cache.kv_heads ||
       plan.queries != q.rows.tokens)
     return {errc::mismatch, "tile_plan: it was made for other sequences, heads, kv_heads or queries"};
+  return {};
+}
+
+/// Whether a plan can be one of these queries over this cache.
+template <class TQ, Cache C> status check_plan(tile_plan const& plan, query_view<TQ> const& q, C const& cache) {
+  if (status const s = check_plan_view(plan, q, cache); !s.ok()) return s;
   for (std::int32_t h = 0; h < cache.kv_heads; ++h)
     for (std::int32_t t = 0; t < plan.tiles_per_head; ++t) {
       query_tile const& tile = plan.tile(h, t);

@@ -13,6 +13,7 @@
 #include <purekv/cpu.hpp>
 #include <purekv/decode.hpp>
 #include <purekv/float16.hpp>
+#include <purekv/layer_storage.hpp>
 #include <purekv/layout.hpp>
 #include <purekv/mass.hpp>
 #include <purekv/merge.hpp>

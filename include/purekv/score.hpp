@@ -40,15 +40,20 @@ template <Cache C> std::int32_t longest_length(C const& cache) {
   return longest;
 }
 
+/// Whether `mass` runs on an executor with queries of type TQ and keys of type T.
+template <class Exec, class TQ, class T> inline constexpr bool has_mass = false;
+template <class TQ, class T> inline constexpr bool has_mass<cpu, TQ, T> = true;
+
 /// The attention mass that an estimator asks for and the scratch that it wants.
 template <class E> struct score_memory {
   score_view mass;
   float* scratch = nullptr;
   workspace rest;  // lent to `mass`
 
-  template <class P, class TQ, Cache C>
-  static score_memory take(carve& memory, cpu exec, evidence<P, TQ> const& seen, C const& cache, std::int32_t heads) {
-    std::int32_t const longest = longest_length(cache);
+  /// longest: as many tokens as any head may have.
+  template <class Exec, class P, class TQ, Cache C>
+  static score_memory take(carve& memory, Exec const& exec, evidence<P, TQ> const& seen, C const& cache,
+                           std::int32_t heads, std::int32_t longest) {
     constexpr std::int64_t too_many = std::int64_t{1} << 56;  // so that no sum of a few scratches overflows
     std::int64_t const scores = std::int64_t{heads} * longest;
     bool const countable = scores < too_many && scores * cache.sequences < too_many;
@@ -60,12 +65,13 @@ template <class E> struct score_memory {
           dense_scores(memory.take<float>(countable ? scores * cache.sequences : -1), cache.sequences, heads, longest);
     m.scratch = memory.take<float>(
         countable ? E::scratch(layer_shape{heads, cache.kv_heads, longest, cache.dim, value_dim_of(cache)}) : -1);
-    if (asks_for_mass(seen)) {
-      std::size_t const bytes = has_plan(seen)
-                                    ? mass_workspace(exec, *seen.plan, seen.q)
-                                    : mass_workspace(exec, seen.pattern, seen.q, cache, queries(), score_rows::heads);
-      m.rest = {memory.take<std::byte>(bytes <= INT64_MAX ? static_cast<std::int64_t>(bytes) : -1), bytes};
-    }
+    if constexpr (E::mass_queries > 0 && has_mass<Exec, TQ, typename C::element>)
+      if (asks_for_mass(seen)) {
+        std::size_t const bytes = has_plan(seen)
+                                      ? mass_workspace(exec, *seen.plan, seen.q)
+                                      : mass_workspace(exec, seen.pattern, seen.q, cache, queries(), score_rows::heads);
+        m.rest = {memory.take<std::byte>(bytes <= INT64_MAX ? static_cast<std::int64_t>(bytes) : -1), bytes};
+      }
     return m;
   }
 
@@ -82,16 +88,36 @@ template <class E> struct score_memory {
   }
 };
 
+/// Computes the mass, unless it is given or nobody asks for it.
+template <class E, class Exec, class P, class TQ, Cache C>
+status make_mass(Exec const& exec, evidence<P, TQ> const& seen, C const& cache, score_memory<E> const& memory) {
+  using want = score_memory<E>;
+  if constexpr (E::mass_queries > 0 && has_mass<Exec, TQ, typename C::element>)
+    if (want::asks_for_mass(seen)) {
+      constexpr mass_reduction by = mass_by<E>();
+      return want::has_plan(seen) ? mass(exec, seen.pattern, *seen.plan, seen.q, cache, seen.lse, seen.lse_stride,
+                                         want::queries(), score_rows::heads, memory.mass, memory.rest, by)
+                                  : mass(exec, seen.pattern, seen.q, cache, seen.lse, seen.lse_stride, want::queries(),
+                                         score_rows::heads, memory.mass, memory.rest, by);
+    }
+  return {};
+}
+
 /// Query heads of the layer; where nobody names them, one per KV head.
 template <class P, class TQ, Cache C> std::int32_t heads_of(evidence<P, TQ> const& seen, C const& cache) {
   return seen.q.rows.heads > 0 ? seen.q.rows.heads : cache.kv_heads;
 }
 
-template <Cache C> status check_source(source_view const& source, C const& cache) {
+template <Cache C> status check_source_view(source_view const& source, C const& cache) {
   if (source.scores.data == nullptr || source.positions == nullptr || source.tokens == nullptr)
     return {errc::not_ready, "score: the source layer has not been scored yet"};
   if (source.scores.sequences != cache.sequences || source.scores.rows != cache.kv_heads)
     return {errc::mismatch, "score: the source's scores differ from the cache in sequences or kv_heads"};
+  return {};
+}
+
+template <Cache C> status check_source(source_view const& source, C const& cache) {
+  if (status const s = check_source_view(source, cache); !s.ok()) return s;
   for (std::int32_t s = 0; s < cache.sequences; ++s)
     if (source.tokens[s] < 0 || source.tokens[s] > source.scores.tokens)
       return {errc::mismatch, "score: a sequence of the source has more tokens than its scores"};
@@ -99,12 +125,35 @@ template <Cache C> status check_source(source_view const& source, C const& cache
 }
 
 template <class E, class P, class TQ, Cache C>
-status check_score(E const& estimator, evidence<P, TQ> const& seen, C const& cache, source_view const& source,
-                   score_view const& out) {
-  if (status const s = cache.check(); !s.ok()) return s;
+status check_score_view(E const& estimator, evidence<P, TQ> const& seen, C const& cache, source_view const& source,
+                        score_view const& out) {
+  if (status const s = cache.check_view(); !s.ok()) return s;
   std::int32_t const heads = heads_of(seen, cache);
   if (heads % cache.kv_heads != 0)
     return {errc::bad_shape, "score: the queries' heads are not a multiple of the cache's kv_heads"};
+  if (status const s = check_scores_view(out, cache, E::rows == score_rows::heads ? heads : cache.kv_heads); !s.ok())
+    return s;
+  if (E::mass_queries > 0 && seen.mass.data != nullptr) {
+    if (status const s = check_scores_view(seen.mass, cache, heads); !s.ok()) return s;
+  } else if constexpr (E::mass_queries > 0) {
+    if (status const s = check_queries_view(seen.q, cache); !s.ok()) return s;
+    if (status const s = check_pattern_view(seen.pattern, seen.q); !s.ok()) return s;
+    if (seen.q.rows.tokens > 0 && seen.lse == nullptr)
+      return {errc::null_data, "score: the estimator reads attention mass, but lse is null"};
+    if (status const s = check_lse(seen.q, seen.lse_stride); !s.ok()) return s;
+  }
+  if constexpr (needs_source<E>())
+    if (status const s = check_source_view(source, cache); !s.ok()) return s;
+  return check_estimator_view(estimator, layer_shape{heads, cache.kv_heads, out.tokens, cache.dim, value_dim_of(cache)},
+                              cache.sequences);
+}
+
+template <class E, class P, class TQ, Cache C>
+status check_score(E const& estimator, evidence<P, TQ> const& seen, C const& cache, source_view const& source,
+                   score_view const& out) {
+  if (status const s = check_score_view(estimator, seen, cache, source, out); !s.ok()) return s;
+  if (status const s = cache.check(); !s.ok()) return s;
+  std::int32_t const heads = heads_of(seen, cache);
   if (status const s = check_scores(out, cache, E::rows == score_rows::heads ? heads : cache.kv_heads); !s.ok())
     return s;
   if (E::mass_queries > 0 && seen.mass.data != nullptr) {
@@ -112,9 +161,6 @@ status check_score(E const& estimator, evidence<P, TQ> const& seen, C const& cac
   } else if constexpr (E::mass_queries > 0) {
     if (status const s = check_queries(seen.q, cache); !s.ok()) return s;
     if (status const s = check_pattern(seen.pattern, seen.q); !s.ok()) return s;
-    if (seen.q.rows.tokens > 0 && seen.lse == nullptr)
-      return {errc::null_data, "score: the estimator reads attention mass, but lse is null"};
-    if (status const s = check_lse(seen.q, seen.lse_stride); !s.ok()) return s;
   }
   if constexpr (needs_source<E>())
     if (status const s = check_source(source, cache); !s.ok()) return s;
@@ -126,6 +172,24 @@ status check_score(E const& estimator, evidence<P, TQ> const& seen, C const& cac
                          cache.sequences);
 }
 
+/// What the estimator sees of one sequence.
+template <class E, Cache C>
+PUREKV_HD layer_input<C> input_of(C const& cache, std::int32_t sequence, std::int32_t heads, score_view const& mass,
+                                  source_view const& source) {
+  layer_input<C> in{.cache = cache, .sequence = sequence, .heads = heads};
+  if constexpr (E::mass_queries > 0) {
+    in.mass = mass.row(sequence, 0);
+    in.mass_stride = mass.row_stride;
+  }
+  if constexpr (needs_source<E>()) {
+    in.source = source.scores.row(sequence, 0);
+    in.source_stride = source.scores.row_stride;
+    in.source_positions = source.positions + sequence * source.positions_stride;
+    in.source_tokens = source.tokens[sequence];
+  }
+  return in;
+}
+
 }  // namespace detail
 
 /// Bytes that `score` wants; reads shapes and positions, no data. SIZE_MAX when they overflow.
@@ -134,7 +198,8 @@ std::size_t score_workspace(cpu exec, E const&, evidence<P, TQ> const& seen, C c
   if (!cache.check().ok()) return 0;
   if (detail::score_memory<E>::asks_for_mass(seen) && !detail::check_shapes(seen.q, cache).ok()) return 0;
   detail::carve memory;
-  detail::score_memory<E>::take(memory, exec, seen, cache, detail::heads_of(seen, cache));
+  detail::score_memory<E>::take(memory, exec, seen, cache, detail::heads_of(seen, cache),
+                                detail::longest_length(cache));
   return memory.bytes();
 }
 
@@ -148,32 +213,13 @@ status score(cpu exec, E const& estimator, evidence<P, TQ> const& seen, C const&
   if (status const s = detail::check_score(estimator, seen, cache, source, out); !s.ok()) return s;
   std::int32_t const heads = detail::heads_of(seen, cache);
   detail::carve carved(work);
-  auto const memory = detail::score_memory<E>::take(carved, exec, seen, cache, heads);
+  auto const memory = detail::score_memory<E>::take(carved, exec, seen, cache, heads, detail::longest_length(cache));
   if (!carved.fits())
     return {errc::workspace_too_small, "score: workspace smaller than score_workspace(), or not aligned to 64 bytes"};
-  if (detail::score_memory<E>::asks_for_mass(seen)) {
-    constexpr mass_reduction by = detail::mass_by<E>();
-    status const s = detail::score_memory<E>::has_plan(seen)
-                         ? mass(exec, seen.pattern, *seen.plan, seen.q, cache, seen.lse, seen.lse_stride,
-                                memory.queries(), score_rows::heads, memory.mass, memory.rest, by)
-                         : mass(exec, seen.pattern, seen.q, cache, seen.lse, seen.lse_stride, memory.queries(),
-                                score_rows::heads, memory.mass, memory.rest, by);
-    if (!s.ok()) return s;
-  }
-  for (std::int32_t s = 0; s < cache.sequences; ++s) {
-    layer_input<C> in{.cache = cache, .sequence = s, .heads = heads};
-    if constexpr (E::mass_queries > 0) {
-      in.mass = memory.mass.row(s, 0);
-      in.mass_stride = memory.mass.row_stride;
-    }
-    if constexpr (detail::needs_source<E>()) {
-      in.source = source.scores.row(s, 0);
-      in.source_stride = source.scores.row_stride;
-      in.source_positions = source.positions + s * source.positions_stride;
-      in.source_tokens = source.tokens[s];
-    }
-    estimator.score(exec, in, score_out{out.row(s, 0), out.row_stride}, memory.scratch);
-  }
+  if (status const s = detail::make_mass(exec, seen, cache, memory); !s.ok()) return s;
+  for (std::int32_t s = 0; s < cache.sequences; ++s)
+    estimator.score(exec, detail::input_of<E>(cache, s, heads, memory.mass, source),
+                    score_out{out.row(s, 0), out.row_stride}, memory.scratch);
   exec.sync();
   return {};
 }

@@ -20,14 +20,14 @@ struct layer_position {
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
 
-template <class B> constexpr bool heads_share_budget() {
+template <class B> PUREKV_HD constexpr bool heads_share_budget() {
   if constexpr (requires { B::heads_share; })
     return B::heads_share;
   else
     return false;
 }
 
-template <class B> constexpr bool layers_share_budget() {
+template <class B> PUREKV_HD constexpr bool layers_share_budget() {
   if constexpr (requires { B::layers_share; })
     return B::layers_share;
   else
@@ -84,7 +84,7 @@ template <Cache C> bool heads_hold_the_same(C const& cache, std::int32_t sequenc
   return true;
 }
 
-template <Protect P> bool is_evicted(P const& protect, std::int32_t position, std::int32_t last) {
+template <Protect P> PUREKV_HD bool is_evicted(P const& protect, std::int32_t position, std::int32_t last) {
   if constexpr (EvictingProtect<P>)
     return protect.evicted(position, last);
   else
@@ -192,11 +192,11 @@ void share(C const& cache, std::int32_t sequence, row_choice* rows, std::uint32_
 }
 
 template <class Compressor, Cache C>
-status check_select(Compressor const& c, score_view const& scores, C const& cache, selection const& out,
-                    layer_position const& layer) {
+status check_select_view(Compressor const& c, score_view const& scores, C const& cache, selection const& out,
+                         layer_position const& layer) {
   if (status const s = c.budget.check(); !s.ok()) return s;
-  if (status const s = cache.check(); !s.ok()) return s;
-  if (status const s = check_scores(scores, cache, cache.kv_heads); !s.ok()) return s;
+  if (status const s = cache.check_view(); !s.ok()) return s;
+  if (status const s = check_scores_view(scores, cache, cache.kv_heads); !s.ok()) return s;
   if (layer.layer < 0 || layer.layer >= layer.layers)
     return {errc::bad_shape, "select: layer lies outside the number of layers"};
   if (out.scope != Compressor::scope)
@@ -206,6 +206,15 @@ status check_select(Compressor const& c, score_view const& scores, C const& cach
   if (out.capacity < 0) return {errc::bad_shape, "select: capacity of the selection is negative"};
   if (out.offset == nullptr || (out.token == nullptr && out.capacity > 0))
     return {errc::null_data, "select: offset or token of the selection is null"};
+  return {};
+}
+
+template <class Compressor, Cache C>
+status check_select(Compressor const& c, score_view const& scores, C const& cache, selection const& out,
+                    layer_position const& layer) {
+  if (status const s = check_select_view(c, scores, cache, out, layer); !s.ok()) return s;
+  if (status const s = cache.check(); !s.ok()) return s;
+  if (status const s = check_scores(scores, cache, cache.kv_heads); !s.ok()) return s;
   for (std::int32_t s = 0; s < cache.sequences; ++s)
     if (std::int32_t const last = newest_position(cache, s); last >= 0)
       if (status const r = c.protect.check(last); !r.ok()) return r;
@@ -233,7 +242,7 @@ std::size_t select_workspace(cpu, compressor<E, B, P, Scope> const& c, C const& 
 
 /// Keeps of every head max(keep, pinned) tokens, where keep = budget.keep(tokens): all pinned ones, then the best by
 /// score, larger first, NaN last (below -inf), equal scores to the lower position. An empty head keeps nothing.
-/// - What the protect evicts is not kept: a head keeps at most the others, and none where there are none.
+/// - What the protect evicts is not kept: keep is at most the number of the others, and 0 where there are none.
 /// - Scope layer: one list per sequence, by the mean of the scores over the KV heads, which must hold the same
 /// positions.
 /// - Budgets whose heads share: the heads of a sequence keep max(sum of keeps, sum of guaranteed) tokens together, the

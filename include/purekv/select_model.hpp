@@ -45,17 +45,24 @@ template <Cache C> std::int64_t rows_of(scored_layer<C> const* model, std::int32
   return std::int64_t{model->cache.sequences} * model->cache.kv_heads * layers;
 }
 
-/// Shapes that the memory of a call depends on.
-template <Cache C> status check_model(scored_layer<C> const* model, std::int32_t layers) {
+template <Cache C> status check_model_view(scored_layer<C> const* model, std::int32_t layers) {
   if (layers <= 0) return {errc::bad_shape, "select: a model has at least one layer"};
   if (model == nullptr) return {errc::null_data, "select: the layers of the model are null"};
   for (std::int32_t l = 0; l < layers; ++l) {
     C const& cache = model[l].cache;
-    if (status const s = cache.check(); !s.ok()) return s;
+    if (status const s = cache.check_view(); !s.ok()) return s;
     if (cache.sequences != model->cache.sequences || cache.kv_heads != model->cache.kv_heads)
       return {errc::mismatch, "select: the layers of the model differ in sequences or kv_heads"};
   }
   if (rows_of(model, layers) > INT32_MAX) return {errc::bad_shape, "select: more than 2^31 - 1 heads in all"};
+  return {};
+}
+
+/// Shapes that the memory of a call depends on.
+template <Cache C> status check_model(scored_layer<C> const* model, std::int32_t layers) {
+  if (status const s = check_model_view(model, layers); !s.ok()) return s;
+  for (std::int32_t l = 0; l < layers; ++l)
+    if (status const s = model[l].cache.check(); !s.ok()) return s;
   return {};
 }
 

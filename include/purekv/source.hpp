@@ -22,12 +22,19 @@ struct source_view {
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
 
-template <class P, Cache C>
-status check_accumulate(P const& protect, score_view const& scores, C const& cache, source_view const& source) {
-  if (status const s = cache.check(); !s.ok()) return s;
-  if (status const s = check_scores(scores, cache, cache.kv_heads); !s.ok()) return s;
+template <Cache C> status check_accumulate_view(score_view const& scores, C const& cache, source_view const& source) {
+  if (status const s = cache.check_view(); !s.ok()) return s;
+  if (status const s = check_scores_view(scores, cache, cache.kv_heads); !s.ok()) return s;
   if (source.scores.data == nullptr || source.positions == nullptr || source.tokens == nullptr)
     return {errc::null_data, "accumulate_source: the source's scores, positions or tokens are null"};
+  return check_scores_view(source.scores, cache, cache.kv_heads);
+}
+
+template <class P, Cache C>
+status check_accumulate(P const& protect, score_view const& scores, C const& cache, source_view const& source) {
+  if (status const s = check_accumulate_view(scores, cache, source); !s.ok()) return s;
+  if (status const s = cache.check(); !s.ok()) return s;
+  if (status const s = check_scores(scores, cache, cache.kv_heads); !s.ok()) return s;
   if (status const s = check_scores(source.scores, cache, cache.kv_heads); !s.ok()) return s;
   for (std::int32_t s = 0; s < cache.sequences; ++s) {
     std::int32_t const* const positions = source.positions + s * source.positions_stride;
@@ -43,14 +50,46 @@ status check_accumulate(P const& protect, score_view const& scores, C const& cac
   return {};
 }
 
-/// Sum of a row's scores over the tokens that are not pinned; NaN and inf count as 0.
+/// Sums of scores have a fixed order, so that every executor finds the same: score t goes to lane t % free_lanes, and
+/// lanes are added in halves.
+inline constexpr std::int32_t free_lanes = 128;
+
+/// A score as it counts there: 0 if its token is pinned, or if it is NaN or inf.
+template <class P>
+PUREKV_HD double free_score(P const& protect, float score, std::int32_t position, std::int32_t last) {
+  return score - score == 0 && !protect.pinned(position, last) ? static_cast<double>(score) : 0.0;
+}
+
+/// Sum of the free scores of a row.
 template <class P>
 double free_sum(P const& protect, float const* scores, std::int32_t const* positions, std::int32_t tokens) {
-  double sum = 0;
+  double sum[free_lanes] = {};
   for (std::int32_t t = 0; t < tokens; ++t)
-    if (scores[t] - scores[t] == 0 && !protect.pinned(positions[t], positions[tokens - 1]))
-      sum += static_cast<double>(scores[t]);
-  return sum;
+    sum[t % free_lanes] += free_score(protect, scores[t], positions[t], positions[tokens - 1]);
+  for (std::int32_t half = free_lanes / 2; half > 0; half /= 2)
+    for (std::int32_t i = 0; i < half; ++i) sum[i] += sum[i + half];
+  return sum[0];
+}
+
+/// What the scores of a sequence are multiplied by: 1 / c. sums : [kv_heads], of the free scores.
+PUREKV_HD inline double source_factor(double const* sums, std::int32_t kv_heads) {
+  double sum = 0;
+  for (std::int32_t h = 0; h < kv_heads; ++h) sum += sums[h];
+  return sum > 0 ? kv_heads / sum : 0.0;
+}
+
+/// One score of the source with that of another layer folded in.
+template <combine How> PUREKV_HD float fold_score(float source, float score, bool first, double factor) {
+  if constexpr (How == combine::mean)
+    return (first ? 0.0f : source) + (score == score ? static_cast<float>(score * factor) : 0.0f);
+  else
+    return first ? score : larger_score(source, score);
+}
+
+template <combine How, Team G>
+PUREKV_HD void fold_row(G const& team, float* to, float const* from, std::int32_t tokens, bool first, double factor) {
+  for_share(team, tokens,
+            [&](std::int32_t t) { to[t] = fold_score<How>(first ? 0.0f : to[t], from[t], first, factor); });
 }
 
 }  // namespace detail
@@ -91,19 +130,10 @@ status accumulate_source(cpu exec, E const&, P const& protect, score_view const&
     }
   exec.sync();
   for (std::int32_t s = 0; s < cache.sequences; ++s) {
-    double sum = 0;
-    for (std::int32_t h = 0; mean && h < cache.kv_heads; ++h) sum += sums[s * cache.kv_heads + h];
-    double const factor = sum > 0 ? cache.kv_heads / sum : 0.0;
-    for (std::int32_t h = 0; h < cache.kv_heads; ++h) {
-      float const* const from = scores.row(s, h);
-      float* const to = source.scores.row(s, h);
-      for_share(exec, source.tokens[s], [&](std::int32_t t) {
-        if (mean)
-          to[t] = (first ? 0.0f : to[t]) + (from[t] == from[t] ? static_cast<float>(from[t] * factor) : 0.0f);
-        else
-          to[t] = first ? from[t] : detail::larger_score(to[t], from[t]);
-      });
-    }
+    double const factor = mean ? detail::source_factor(sums + std::ptrdiff_t{s} * cache.kv_heads, cache.kv_heads) : 0;
+    for (std::int32_t h = 0; h < cache.kv_heads; ++h)
+      detail::fold_row<E::combination>(exec, source.scores.row(s, h), scores.row(s, h), source.tokens[s], first,
+                                       factor);
   }
   exec.sync();
   return {};

@@ -19,6 +19,8 @@ enum class errc {
   bad_policy,           // a budget, pattern or schedule that cannot be met
   not_ready,            // a source that has not been scored yet
   launch_failed,        // the device refused a kernel; a simulated one found a bug in it
+  unsupported_device,   // a GPU that the kernels are not written for, or a stream of another one
+  bad_pointer,          // memory that a device does not reach, or that is not aligned as it must be
 };
 
 /// What a host entry point returns. `message` is static text that names the function and says what is wrong; after an
@@ -30,7 +32,7 @@ struct [[nodiscard]] status {
   PUREKV_INLINE constexpr bool ok() const { return code == errc::ok; }
 
 #if defined(__cpp_exceptions)
-  __attribute__((always_inline)) inline void or_throw() const {  // PUREKV_INLINE, but for the host alone
+  PUREKV_HOST_INLINE void or_throw() const {
     if (!ok()) throw std::runtime_error(message);
   }
 #endif

@@ -21,8 +21,22 @@ concept Team = requires(G const& team) {
 
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 
-/// Calls f(i) for this rank's share of [0, n). Shares are contiguous, the same in every call with the same n.
-template <Team G, class F> PUREKV_HD void for_share(G const& team, std::int32_t n, F const& f) {
+/// Whether neighbouring ranks of a team had better take neighbouring items: the threads of a GPU, which read memory
+/// together. A team says so by `static constexpr bool interleaved = true`.
+template <Team G> PUREKV_HD constexpr bool is_interleaved() {
+  if constexpr (requires { G::interleaved; })
+    return G::interleaved;
+  else
+    return false;
+}
+
+/// Calls f(i) for this rank's share of [0, n), in ascending order. Shares are the same in every call with the same n;
+/// they are contiguous unless the team is interleaved.
+PUREKV_CALLS template <Team G, class F> PUREKV_HD void for_share(G const& team, std::int32_t n, F const& f) {
+  if constexpr (is_interleaved<G>()) {
+    for (std::int32_t i = team.rank(); i < n; i += team.size()) f(i);
+    return;
+  }
   std::int32_t const begin = static_cast<std::int32_t>(std::int64_t{n} * team.rank() / team.size());
   std::int32_t const end = static_cast<std::int32_t>(std::int64_t{n} * (team.rank() + 1) / team.size());
   for (std::int32_t i = begin; i < end; ++i) f(i);
@@ -34,7 +48,7 @@ inline constexpr std::int32_t sum_chunk = 1024;
 
 PUREKV_HD inline std::int32_t sum_scratch(std::int32_t n) { return (n + sum_chunk - 1) / sum_chunk; }
 
-template <Team G, class F> PUREKV_HD float sum(G const& team, std::int32_t n, F const& f, float* scratch) {
+PUREKV_CALLS template <Team G, class F> PUREKV_HD float sum(G const& team, std::int32_t n, F const& f, float* scratch) {
   std::int32_t const chunks = sum_scratch(n);
   for (std::int32_t c = team.rank(); c < chunks; c += team.size()) {
     std::int32_t const end = (c + 1) * sum_chunk < n ? (c + 1) * sum_chunk : n;

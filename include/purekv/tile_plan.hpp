@@ -39,7 +39,12 @@ struct tile_plan {
   bool per_kv_head = false;       // the tiles of KV head h start at h * tiles_per_head; otherwise all share them
   std::int32_t tile_queries = 0;  // of the largest tile
   std::int32_t sequences = 0, heads = 0, kv_heads = 0, queries = 0;
+  // How many of tiles_per_head there are, [per_kv_head ? kv_heads : 1], where only a device knows; null: all.
+  std::int32_t const* tiles_used = nullptr;
 
+  PUREKV_INLINE std::int32_t tile_count(std::int32_t kv_head) const {
+    return tiles_used == nullptr ? tiles_per_head : tiles_used[per_kv_head ? kv_head : 0];
+  }
   PUREKV_INLINE query_tile const& tile(std::int32_t kv_head, std::int32_t index) const {
     return tiles[(per_kv_head ? std::int64_t{kv_head} * tiles_per_head : std::int64_t{0}) + index];
   }

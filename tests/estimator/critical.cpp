@@ -10,6 +10,7 @@
 #include <purekv/estimator/group_max.hpp>
 #include <purekv/estimator/group_mean.hpp>
 #include <purekv/estimator/pooled.hpp>
+#include <purekv/estimator/reconstruction.hpp>
 #include <purekv/pattern/dense.hpp>
 #include <purekv/score.hpp>
 
@@ -87,6 +88,7 @@ TEST_CASE("critical: the best half of the budget, the others times the norm of t
   using mean = group_mean<accumulated_attention>;
   static_assert(critical<mean, ratio>::rows == score_rows::kv_heads);
   static_assert(critical<mean, ratio>::mass_queries == all_queries);
+  static_assert(critical<group_max<reconstruction>, ratio>::mass_by == mass_reduction::maximum);
   for (test::layer_case const& c : test::layer_cases(random, false)) {
     CAPTURE(c.group);
     CAPTURE(c.dim);

@@ -22,6 +22,17 @@ struct exponentials {
   }
 };
 
+struct logarithms {
+  static constexpr std::int32_t threads = 128;
+  float const* x;
+  float* y;
+  std::int32_t n;
+
+  PUREKV_DEVICE void operator()() const {
+    for (std::int32_t i = simt::thread_index(); i < n; i += threads) y[i] = simt::log2(x[i]);
+  }
+};
+
 template <class T> struct pairs {
   static constexpr std::int32_t threads = 128;
   float const* x;  // [2 n]
@@ -121,6 +132,19 @@ TEST_CASE("exp2: within 2 units in the last place, no subnormals") {
     } else {
       CHECK(std::abs(got - expected) <= 2 * std::ldexp(1.0, std::ilogb(expected) - 23));
     }
+  }
+}
+
+TEST_CASE("log2: within 1 unit in the last place") {
+  SEEDED(random);
+  std::vector<float> x = {1, 2, 0x1p-126f, 0x1.fffffep127f, 0.99999994f, 1.0000001f};
+  for (int i = 0; i < 4000; ++i) x.push_back(std::exp2(random.uniform(-126, 127)));
+  test::array<float> in(x), out(x.size(), -1);
+  test::run({}, 0, math_test::logarithms{in.data(), out.data(), static_cast<std::int32_t>(x.size())});
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    CAPTURE(x[i]);
+    double const expected = std::log2(static_cast<double>(x[i])), got = static_cast<double>(out[i]);
+    CHECK(std::abs(got - expected) <= (expected == 0 ? 0 : std::ldexp(1.0, std::ilogb(expected) - 23)));
   }
 }
 

@@ -5,6 +5,8 @@
 #include <purekv/selection.hpp>
 #include <purekv/thread_team.hpp>
 
+#include "support/buffer.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -31,8 +33,8 @@ inline int between(generator& random, int low, int high) {
 template <class T> T nan_of() { return T(std::numeric_limits<float>::quiet_NaN()); }
 
 /// Bytes that no operation would write by chance.
-template <class T> std::vector<T> untouched_memory(std::int64_t count) {
-  std::vector<T> memory(size(count));
+template <class T> buffer<T> untouched_memory(std::int64_t count) {
+  buffer<T> memory(size(count));
   if (count > 0) std::memset(static_cast<void*>(memory.data()), 0xa5, size(count) * sizeof(T));
   return memory;
 }
@@ -52,8 +54,8 @@ class snapshot {
     auto const* const bytes = reinterpret_cast<unsigned char const*>(data);
     kept_.push_back({bytes, {bytes, bytes + size(count) * sizeof(T)}});
   }
-  template <class T> void watch(std::vector<T> const& buffer) {
-    watch(buffer.data(), static_cast<std::int64_t>(buffer.size()));
+  template <class Buffer> void watch(Buffer const& memory) {
+    watch(memory.data(), static_cast<std::int64_t>(memory.size()));
   }
   bool unchanged() const {
     return std::all_of(kept_.begin(), kept_.end(),
@@ -74,7 +76,7 @@ enum class order { head_major, token_major };
 /// Rows [heads, tokens, dim] in either order, with `gap` unused elements after each row and a last row that ends where
 /// the memory does.
 template <class T> struct owned_rows {
-  std::vector<T> memory;
+  buffer<T> memory;
   purekv::rows_view<T> view;
 
   owned_rows(int heads, int tokens, int dim, order o = order::head_major, int gap = 0) {
@@ -114,7 +116,7 @@ template <class T> struct owned_rows {
 
 /// Floats [sequences, rows, tokens] with `gap` unused ones after each row.
 struct owned_scores {
-  std::vector<float> memory;
+  buffer<float> memory;
   purekv::score_view view;
 
   owned_scores(int sequences, int rows, int tokens, int gap = 0) {
@@ -159,7 +161,7 @@ class owned_workspace {
  private:
   static constexpr std::size_t guard = 64;
   std::size_t bytes_;
-  std::vector<unsigned char> memory_;
+  buffer<unsigned char> memory_;
   unsigned char* begin_;
 };
 
@@ -168,8 +170,8 @@ class owned_workspace {
 enum class beyond { nan, attractive };
 
 template <class T> struct owned_cache_memory {
-  std::vector<T> keys, values;
-  std::vector<std::int32_t> positions;
+  buffer<T> keys, values;
+  buffer<std::int32_t> positions;
 
   owned_cache_memory(std::int64_t key_elements, std::int64_t value_elements, std::int64_t slots, beyond poison)
       : keys(size(key_elements), poison == beyond::nan ? nan_of<T>() : T(3.0f)),
@@ -179,7 +181,7 @@ template <class T> struct owned_cache_memory {
 };
 
 template <class T> struct owned_contiguous : owned_cache_memory<T> {
-  std::vector<std::int32_t> lengths;
+  buffer<std::int32_t> lengths;
   purekv::contiguous_cache<T> view;
 
   /// value_dim, if not 0: values of another width, in the other order and with other gaps than the keys.
@@ -220,7 +222,7 @@ template <class T> struct owned_contiguous : owned_cache_memory<T> {
                                                     int gap, int value_dim) {
     if (value_dim == 0) return strided(sequences, kv_heads, capacity, dim, o, gap);
     order const other = o == order::head_major ? order::token_major : order::head_major;
-    return strided(sequences, kv_heads, capacity, value_dim, other, gap + 2);
+    return strided(sequences, kv_heads, capacity, value_dim, other, gap + 8);
   }
   static std::int64_t elements(purekv::contiguous_cache<T> const& c) {
     if (c.tokens == 0) return 0;
@@ -230,7 +232,7 @@ template <class T> struct owned_contiguous : owned_cache_memory<T> {
 };
 
 template <class T> struct owned_ragged : owned_cache_memory<T> {
-  std::vector<purekv::extent> extents;
+  buffer<purekv::extent> extents;
   purekv::ragged_cache<T> view;
 
   /// capacities : [sequences, kv_heads]; `hole` unused slots lie before each extent.
@@ -238,7 +240,7 @@ template <class T> struct owned_ragged : owned_cache_memory<T> {
                int hole = 0, beyond poison = beyond::nan, int value_dim = 0)
       : owned_cache_memory<T>(elements(slots(capacities, hole), dim, gap),
                               value_dim == 0 ? elements(slots(capacities, hole), dim, gap)
-                                             : elements(slots(capacities, hole), value_dim, gap + 2),
+                                             : elements(slots(capacities, hole), value_dim, gap + 8),
                               slots(capacities, hole), poison) {
     std::int64_t begin = 0;
     for (std::int32_t capacity : capacities) {
@@ -257,7 +259,7 @@ template <class T> struct owned_ragged : owned_cache_memory<T> {
     view.token_stride = dim + gap;
     if (value_dim != 0) {
       view.value_dim = value_dim;
-      view.value_token_stride = value_dim + gap + 2;
+      view.value_token_stride = value_dim + gap + 8;
     }
   }
 
@@ -273,8 +275,8 @@ template <class T> struct owned_ragged : owned_cache_memory<T> {
 };
 
 struct owned_selection {
-  std::vector<std::int64_t> offset;
-  std::vector<std::int32_t> token;
+  buffer<std::int64_t> offset;
+  buffer<std::int32_t> token;
   purekv::selection view;
 
   owned_selection(int rows, std::int64_t capacity, purekv::selection_scope scope = purekv::selection_scope::kv_head)
@@ -330,7 +332,7 @@ template <bool PerHead, class F> any_pattern<PerHead> pattern_of(F const& f) {
           &f};
 }
 
-inline std::uint64_t hash(std::uint64_t x) {
+PUREKV_HD inline std::uint64_t hash(std::uint64_t x) {
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
   x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
   return x ^ (x >> 31);
@@ -340,7 +342,7 @@ inline std::uint64_t hash(std::uint64_t x) {
 struct scattered {
   std::uint64_t seed;
   int percent, block;
-  bool operator()(std::int32_t head, std::int32_t q, std::int32_t k) const {
+  PUREKV_HD bool operator()(std::int32_t head, std::int32_t q, std::int32_t k) const {
     auto const mix = [](std::uint64_t state, std::int32_t x) {
       return hash(state * 31 + static_cast<std::uint32_t>(x));
     };

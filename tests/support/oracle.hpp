@@ -3,8 +3,10 @@
 
 #include <purekv/concepts.hpp>
 
-// Plain loops: the oracle shares no instruction with what it checks, and no warning of the compiler's intrinsics.
+// Plain loops: the oracle shares no instruction with what it checks, no warning of the compiler's intrinsics, and runs
+// on no device.
 #define EIGEN_DONT_VECTORIZE
+#define EIGEN_NO_CUDA
 #include <Eigen/Dense>
 
 #include <algorithm>

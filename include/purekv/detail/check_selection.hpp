@@ -7,14 +7,20 @@
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
 
-/// Whether a selection can be compacted: the rows of its scope, each listing ascending tokens of every head it speaks
-/// for.
-template <Cache C> status check_selection(selection const& kept, C const& cache) {
-  std::int64_t const rows = kept.scope == selection_scope::layer ? std::int64_t{cache.sequences}
-                                                                 : std::int64_t{cache.sequences} * cache.kv_heads;
+/// Whether a selection has the rows of its scope, for so many sequences and heads, and the arrays that it promises.
+inline status check_selection_view(selection const& kept, std::int32_t sequences, std::int32_t kv_heads) {
+  std::int64_t const rows =
+      kept.scope == selection_scope::layer ? std::int64_t{sequences} : std::int64_t{sequences} * kv_heads;
   if (kept.rows != rows) return {errc::mismatch, "compact: rows of the selection differ from the cache's"};
   if (kept.offset == nullptr || (kept.token == nullptr && kept.capacity > 0))
     return {errc::null_data, "compact: offset or token of the selection is null"};
+  return {};
+}
+
+/// Whether a selection can be compacted: the rows of its scope, each listing ascending tokens of every head it speaks
+/// for.
+template <Cache C> status check_selection(selection const& kept, C const& cache) {
+  if (status const s = check_selection_view(kept, cache.sequences, cache.kv_heads); !s.ok()) return s;
   if (kept.offset[0] < 0) return {errc::bad_shape, "compact: the selection's offset is negative"};
   for (std::int32_t row = 0; row < kept.rows; ++row)
     if (kept.offset[row + 1] < kept.offset[row] || kept.offset[row + 1] - kept.offset[row] > INT32_MAX)

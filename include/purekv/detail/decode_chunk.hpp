@@ -20,7 +20,7 @@ inline constexpr std::int32_t decode_chunk = 512;
 inline constexpr std::int32_t decode_ahead_bytes = 16384, decode_block_bytes = 16384;
 
 /// Logits (or weights) of `rows` rows of a chunk.
-PUREKV_INLINE constexpr std::int64_t chunk_logits(std::int32_t rows) {
+PUREKV_HOST_INLINE constexpr std::int64_t chunk_logits(std::int32_t rows) {
   return std::int64_t{decode_chunk} * logit_stride(rows);
 }
 
@@ -63,7 +63,7 @@ template <class T> struct chunk_keys {
   std::uint32_t const* seen;    // null: every row sees every key
   T const* after;               // the key behind the chunk, to be fetched early
 
-  PUREKV_INLINE std::int32_t token(std::int32_t first, std::int32_t i) const {
+  PUREKV_HOST_INLINE std::int32_t token(std::int32_t first, std::int32_t i) const {
     return ordinal != nullptr ? ordinal[i] : first + i;
   }
 };
@@ -189,7 +189,7 @@ template <int Rows, class T> struct chunk_attention {
     vec odd{};
     for (std::int32_t i = 0; i < found.count; i += group_keys) {
       T const* keys[group_keys];
-#pragma GCC unroll 16
+      PUREKV_UNROLL(16)
       for (std::int32_t j = 0; j < group_keys; ++j) keys[j] = found.keys.at(smaller(i + j, found.count - 1));
       T const* ahead = keys[0];
       if (found.keys.rows != nullptr)

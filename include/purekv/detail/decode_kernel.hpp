@@ -13,7 +13,7 @@ namespace detail {
 inline constexpr std::int32_t decode_rows = lanes < 8 ? lanes : 8;  // most rows in registers
 
 /// Floats from one key's logits to the next: rows rounded up so that a register holds whole keys.
-PUREKV_INLINE constexpr std::int32_t logit_stride(std::int32_t rows) {
+PUREKV_HOST_INLINE constexpr std::int32_t logit_stride(std::int32_t rows) {
   return rows <= 1 ? 1 : rows <= 2 ? 2 : rows <= 4 ? 4 : 8;
 }
 
@@ -30,11 +30,11 @@ template <class T> struct row_source {
   std::ptrdiff_t stride;
   T const* const* rows;
 
-  PUREKV_INLINE T const* at(std::int32_t i) const { return rows != nullptr ? rows[i] : first + i * stride; }
+  PUREKV_HOST_INLINE T const* at(std::int32_t i) const { return rows != nullptr ? rows[i] : first + i * stride; }
 };
 
 /// a + b folded in halves of 2 * half lanes: the lanes with bit `half` clear hold sums of a, the others sums of b.
-template <int half_width> PUREKV_INLINE vec fold(vec a, vec b) {
+template <int half_width> PUREKV_HOST_INLINE vec fold(vec a, vec b) {
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
   if constexpr (half_width == 8)
     return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 24, 25, 26, 27, 28, 29, 30, 31) +
@@ -67,8 +67,8 @@ template <int half_width> PUREKV_INLINE vec fold(vec a, vec b) {
 }
 
 /// Lane i of the result is the total of the lanes of sum[i].
-template <int half_width = lanes / 2> PUREKV_INLINE vec totals(vec (&sum)[lanes]) {
-#pragma GCC unroll 8
+template <int half_width = lanes / 2> PUREKV_HOST_INLINE vec totals(vec (&sum)[lanes]) {
+  PUREKV_UNROLL(8)
   for (int i = 0; i < half_width; ++i) sum[i] = fold<half_width>(sum[i], sum[i + half_width]);
   if constexpr (half_width == 1)
     return sum[0];
@@ -77,7 +77,7 @@ template <int half_width = lanes / 2> PUREKV_INLINE vec totals(vec (&sum)[lanes]
 }
 
 /// Holds x in a register: compilers like to load it again for each use, and loads are what there are too few of.
-PUREKV_INLINE void hold(vec& x) {
+PUREKV_HOST_INLINE void hold(vec& x) {
 #if defined(__AVX512F__)
   asm("" : "+v"(x));
 #elif defined(__SSE2__)
@@ -91,12 +91,12 @@ inline constexpr std::int32_t keys_side_by_side = 8;  // walked together; more a
 inline constexpr std::int32_t key_vectors = 4;        // of one key in a row, where they are taken one by one
 
 /// sum over d of key[d] * q[d], lane by lane. Fetches `ahead` meanwhile.
-template <class T> PUREKV_INLINE vec multiply_row(float const* q, std::int32_t dim, T const* key, T const* ahead) {
+template <class T> PUREKV_HOST_INLINE vec multiply_row(float const* q, std::int32_t dim, T const* key, T const* ahead) {
   constexpr std::int32_t line = line_bytes / static_cast<std::int32_t>(sizeof(T));
   vec sum[2] = {};
   std::int32_t d = 0;
   for (; d + key_vectors * lanes <= dim; d += key_vectors * lanes) {
-#pragma GCC unroll 8
+    PUREKV_UNROLL(8)
     for (std::int32_t v = 0; v < key_vectors; ++v) {
       if (v * lanes % line == 0) prefetch_line(ahead + d + v * lanes);
       sum[v % 2] = fma(load(q + d + v * lanes), widen(key + d + v * lanes), sum[v % 2]);
@@ -112,30 +112,30 @@ template <class T> PUREKV_INLINE vec multiply_row(float const* q, std::int32_t d
 /// sum over d of keys[j][d] * q[r][d] in lane j * logit_stride + r. q : [Rows, padded], zero from dim on. Fetches rows
 /// `ahead` + j * stride meanwhile, line by line, for later.
 template <int Rows, class T>
-PUREKV_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::int32_t dim,
-                                T const* const (&keys)[decode_keys<Rows>], T const* ahead, std::ptrdiff_t stride) {
+PUREKV_HOST_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::int32_t dim,
+                                     T const* const (&keys)[decode_keys<Rows>], T const* ahead, std::ptrdiff_t stride) {
   constexpr std::int32_t count = decode_keys<Rows>, per_key = logit_stride(Rows);
   constexpr std::int32_t line = line_bytes / static_cast<std::int32_t>(sizeof(T));
   vec sum[lanes] = {};
   if constexpr (count > keys_side_by_side) {
     // Not unrolled: g++ would move the prefetches of all keys to the front, more lines than memory fetches at once.
-#pragma GCC unroll 1
+    PUREKV_UNROLL(1)
     for (std::int32_t j = 0; j < count; ++j) sum[j] = multiply_row(q, dim, keys[j], ahead + j * stride);
   } else {
     // Some registers of dims of all keys; at(p) loads one.
     auto const add = [&]<int Vectors>(std::int32_t d, auto const& at) __attribute__((always_inline)) {
-#pragma GCC unroll 8
+      PUREKV_UNROLL(8)
       for (std::int32_t j = 0; j < count; ++j) prefetch_line(ahead + j * stride + d);
-#pragma GCC unroll 8
+      PUREKV_UNROLL(8)
       for (std::int32_t v = 0; v < Vectors * lanes; v += lanes) {
         vec key[count];
-#pragma GCC unroll 8
+        PUREKV_UNROLL(8)
         for (std::int32_t j = 0; j < count; ++j) key[j] = at(keys[j] + d + v);
-#pragma GCC unroll 8
+        PUREKV_UNROLL(8)
         for (std::int32_t r = 0; r < Rows; ++r) {
           vec x = load(q + r * padded + d + v);
           hold(x);
-#pragma GCC unroll 8
+          PUREKV_UNROLL(8)
           for (std::int32_t j = 0; j < count; ++j) sum[j * per_key + r] = fma(x, key[j], sum[j * per_key + r]);
         }
       }
@@ -155,36 +155,38 @@ PUREKV_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::int32_
 /// first `rest` lanes of one. weights : [keys, logit_stride]; out : [Rows, padded]; the dims begin at `column`. Fetches
 /// a row of `ahead` with every key.
 template <int Rows, int Vectors, bool partial, class T>
-PUREKV_INLINE void multiply_weights(float const* weights, row_source<T> const& values, std::int32_t first,
-                                    std::int32_t last, std::int32_t column, std::int32_t rest, T const* ahead,
-                                    std::ptrdiff_t ahead_stride, float* out, std::int32_t padded) {
+PUREKV_HOST_INLINE void multiply_weights(float const* weights, row_source<T> const& values, std::int32_t first,
+                                         std::int32_t last, std::int32_t column, std::int32_t rest, T const* ahead,
+                                         std::ptrdiff_t ahead_stride, float* out, std::int32_t padded) {
   constexpr std::int32_t line = line_bytes / static_cast<std::int32_t>(sizeof(T));
   vec sum[Rows][Vectors];
-#pragma GCC unroll 8
-  for (std::int32_t r = 0; r < Rows; ++r)
-#pragma GCC unroll 8
+  PUREKV_UNROLL(8)
+  for (std::int32_t r = 0; r < Rows; ++r) {
+    PUREKV_UNROLL(8)
     for (std::int32_t v = 0; v < Vectors; ++v) sum[r][v] = load(out + r * padded + column + v * lanes);
+  }
   for (std::int32_t i = first; i < last; ++i) {
     T const* const row = values.at(i) + column;
     vec x[Vectors];
-#pragma GCC unroll 8
+    PUREKV_UNROLL(8)
     for (std::int32_t v = 0; v < Vectors; ++v) {
       x[v] = partial ? widen(row, rest) : widen(row + v * lanes);
       if (v * lanes % line == 0) prefetch_line(ahead + v * lanes);
     }
     ahead += ahead_stride;
-#pragma GCC unroll 8
+    PUREKV_UNROLL(8)
     for (std::int32_t r = 0; r < Rows; ++r) {
       vec p = splat(weights[i * logit_stride(Rows) + r]);
       hold(p);
-#pragma GCC unroll 8
+      PUREKV_UNROLL(8)
       for (std::int32_t v = 0; v < Vectors; ++v) sum[r][v] = fma(p, x[v], sum[r][v]);
     }
   }
-#pragma GCC unroll 8
-  for (std::int32_t r = 0; r < Rows; ++r)
-#pragma GCC unroll 8
+  PUREKV_UNROLL(8)
+  for (std::int32_t r = 0; r < Rows; ++r) {
+    PUREKV_UNROLL(8)
     for (std::int32_t v = 0; v < Vectors; ++v) store(out + r * padded + column + v * lanes, sum[r][v]);
+  }
 }
 
 }  // namespace detail

@@ -6,21 +6,21 @@
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
 
-template <class E> constexpr bool needs_equal_heads() {
+template <class E> PUREKV_HD constexpr bool needs_equal_heads() {
   if constexpr (requires { E::needs_equal_heads; })
     return E::needs_equal_heads;
   else
     return false;
 }
 
-template <class E> constexpr bool needs_source() {
+template <class E> PUREKV_HD constexpr bool needs_source() {
   if constexpr (requires { E::needs_source; })
     return E::needs_source;
   else
     return false;
 }
 
-template <class E> constexpr mass_reduction mass_by() {
+template <class E> PUREKV_HD constexpr mass_reduction mass_by() {
   if constexpr (requires { E::mass_by; })
     return E::mass_by;
   else
@@ -41,14 +41,27 @@ template <Cache C> PUREKV_HD std::int32_t longest_head(layer_input<C> const& in)
   return longest;
 }
 
-/// Calls f(row, kv_head, token) for this rank's share of the tokens of every row.
-template <score_rows Rows, Team G, Cache C, class F>
+/// Calls f(row, kv_head, token) for this rank's share of the tokens of every row. An interleaved team, which can have
+/// more ranks than a row has tokens, takes the rows as one.
+PUREKV_CALLS template <score_rows Rows, Team G, Cache C, class F>
 PUREKV_HD void for_each_score(G const& team, layer_input<C> const& in, F const& f) {
   std::int32_t const rows = Rows == score_rows::heads ? in.group() : 1;
-  for (std::int32_t h = 0; h < in.kv_heads(); ++h)
-    for (std::int32_t r = h * rows; r < (h + 1) * rows; ++r)
-      for_share(team, in.tokens(h), [&](std::int32_t t) { f(r, h, t); });
+  if constexpr (is_interleaved<G>()) {
+    std::int32_t const longest = longest_head(in), end = rows * in.kv_heads();
+    std::int64_t t = team.rank();
+    for (std::int32_t row = 0;; t += team.size()) {
+      for (; row < end && t >= longest; ++row) t -= longest;
+      if (row == end) break;
+      if (t < in.tokens(row / rows)) f(row, row / rows, static_cast<std::int32_t>(t));
+    }
+  } else {
+    for (std::int32_t h = 0; h < in.kv_heads(); ++h)
+      for (std::int32_t r = h * rows; r < (h + 1) * rows; ++r)
+        for_share(team, in.tokens(h), [&](std::int32_t t) { f(r, h, t); });
+  }
 }
+
+inline constexpr float largest_score = std::numeric_limits<float>::max();
 
 /// The larger; a NaN loses against every number.
 PUREKV_HD inline float larger_score(float a, float b) { return a > b || b != b ? a : b; }
@@ -59,6 +72,18 @@ template <class E> status check_estimator(E const& e, layer_shape const& shape, 
     if (status const s = e.check(shape, sequences); !s.ok()) return s;
   if constexpr (requires { e.estimator; }) return check_estimator(e.estimator, shape, sequences);
   return {};
+}
+
+/// The same where the host cannot read that data.
+template <class E> status check_estimator_view(E const& e, layer_shape const& shape, std::int32_t sequences) {
+  status s;
+  if constexpr (requires { e.check_view(shape, sequences); })
+    s = e.check_view(shape, sequences);
+  else if constexpr (requires { e.check(shape, sequences); })
+    s = e.check(shape, sequences);
+  if constexpr (requires { e.estimator; })
+    if (s.ok()) return check_estimator_view(e.estimator, shape, sequences);
+  return s;
 }
 
 /// What an estimator that wraps another takes over from it; the other one is its member `estimator`.

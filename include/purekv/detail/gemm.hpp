@@ -33,19 +33,20 @@ template <int Rows>
   vec sum[Rows][vectors] = {};
   for (std::int32_t d = 0; d < dim; ++d) {
     vec q[vectors];
-#pragma GCC unroll 8
+    PUREKV_UNROLL(8)
     for (std::int32_t v = 0; v < vectors; ++v) q[v] = load(queries + d * block_lanes + v * lanes);
-#pragma GCC unroll 8
+    PUREKV_UNROLL(8)
     for (std::int32_t r = 0; r < Rows; ++r) {
       vec const k = splat(keys[r * key_stride + d]);
-#pragma GCC unroll 8
+      PUREKV_UNROLL(8)
       for (std::int32_t v = 0; v < vectors; ++v) sum[r][v] = fma(k, q[v], sum[r][v]);
     }
   }
-#pragma GCC unroll 8
-  for (std::int32_t r = 0; r < Rows; ++r)
-#pragma GCC unroll 8
+  PUREKV_UNROLL(8)
+  for (std::int32_t r = 0; r < Rows; ++r) {
+    PUREKV_UNROLL(8)
     for (std::int32_t v = 0; v < vectors; ++v) store(scores + r * block_lanes + v * lanes, sum[r][v]);
+  }
 }
 
 /// out[d][lane] = rescale[lane] * out[d][lane] + sum_k values[k][d] * weights[k][lane] for Rows dims. With `guarded`, a
@@ -55,41 +56,43 @@ template <int Rows, bool guarded>
                                        std::int32_t keys, float const* rescale, float* out) {
   constexpr std::int32_t vectors = attend_block::vectors;
   vec sum[Rows][vectors];
-#pragma GCC unroll 8
+  PUREKV_UNROLL(8)
   for (std::int32_t v = 0; v < vectors; ++v) {
     vec const factor = load(rescale + v * lanes);
-#pragma GCC unroll 8
+    PUREKV_UNROLL(8)
     for (std::int32_t r = 0; r < Rows; ++r) {
       sum[r][v] = factor * load(out + r * block_lanes + v * lanes);
-      if constexpr (guarded) sum[r][v] = factor == vec{} ? vec{} : sum[r][v];
+      if constexpr (guarded) sum[r][v] = blend(factor == vec{}, vec{}, sum[r][v]);
     }
   }
   for (std::int32_t k = 0; k < keys; ++k) {
     vec w[vectors];
-#pragma GCC unroll 8
+    PUREKV_UNROLL(8)
     for (std::int32_t v = 0; v < vectors; ++v) w[v] = load(weights + k * block_lanes + v * lanes);
-#pragma GCC unroll 8
+    PUREKV_UNROLL(8)
     for (std::int32_t r = 0; r < Rows; ++r) {
       vec const x = splat(values[k * value_stride + r]);
-#pragma GCC unroll 8
+      PUREKV_UNROLL(8)
       for (std::int32_t v = 0; v < vectors; ++v) {
         vec const next = fma(x, w[v], sum[r][v]);
         if constexpr (guarded)
-          sum[r][v] = w[v] == vec{} ? sum[r][v] : next;
+          sum[r][v] = blend(w[v] == vec{}, sum[r][v], next);
         else
           sum[r][v] = next;
       }
     }
   }
-#pragma GCC unroll 8
-  for (std::int32_t r = 0; r < Rows; ++r)
-#pragma GCC unroll 8
+  PUREKV_UNROLL(8)
+  for (std::int32_t r = 0; r < Rows; ++r) {
+    PUREKV_UNROLL(8)
     for (std::int32_t v = 0; v < vectors; ++v) store(out + r * block_lanes + v * lanes, sum[r][v]);
+  }
 }
 
 /// Calls f.operator()<n>(first) for `count` rows in groups of nearly equal size, none larger than Rows: a small group
 /// at the end would leave registers unused.
-template <int Rows = attend_block::rows, class F> PUREKV_INLINE void for_each_group(std::int32_t count, F const& f) {
+template <int Rows = attend_block::rows, class F>
+PUREKV_HOST_INLINE void for_each_group(std::int32_t count, F const& f) {
   std::int32_t const groups = (count + Rows - 1) / Rows;
   for (std::int32_t first = 0, left = groups; left > 0; --left) {
     std::int32_t const size = (count - first + left - 1) / left;
@@ -98,7 +101,7 @@ template <int Rows = attend_block::rows, class F> PUREKV_INLINE void for_each_gr
   }
 }
 
-template <int Rows, class F> PUREKV_INLINE void dispatch_group(std::int32_t size, std::int32_t first, F const& f) {
+template <int Rows, class F> PUREKV_HOST_INLINE void dispatch_group(std::int32_t size, std::int32_t first, F const& f) {
   if (size == Rows)
     f.template operator()<Rows>(first);
   else if constexpr (Rows > 1)

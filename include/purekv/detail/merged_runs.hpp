@@ -14,7 +14,7 @@ template <class F> class merged_runs {
  public:
   PUREKV_HD explicit merged_runs(F const& emit) : emit_(emit) {}
 
-  PUREKV_HD void add(std::int32_t first, std::int32_t last, bool full) {
+  PUREKV_CALLS PUREKV_HD void add(std::int32_t first, std::int32_t last, bool full) {
     if (last < first) return;
     if (first_ <= last_ && first == last_ + 1 && full == full_) {
       last_ = last;
@@ -25,7 +25,7 @@ template <class F> class merged_runs {
     last_ = last;
     full_ = full;
   }
-  PUREKV_HD void flush() {
+  PUREKV_CALLS PUREKV_HD void flush() {
     if (first_ <= last_) emit_(first_, last_, full_);
     last_ = first_ - 1;
   }

@@ -21,14 +21,14 @@ template <class First, class... Rest> union one_value {
   PUREKV_HD constexpr explicit one_value(First const& value) : first(value) {}
   template <class T> PUREKV_HD constexpr explicit one_value(T const& value) : rest(value) {}
 
-  template <class T> static constexpr std::int32_t index_of() {
+  template <class T> PUREKV_HD static constexpr std::int32_t index_of() {
     if constexpr (std::same_as<T, First>)
       return 0;
     else
       return one_value<Rest...>::template index_of<T>() + 1;
   }
 
-  template <class F> PUREKV_HD constexpr auto visit(std::int32_t index, F const& f) const {
+  PUREKV_CALLS template <class F> PUREKV_HD constexpr auto visit(std::int32_t index, F const& f) const {
     return index == 0 ? f(first) : rest.visit(index - 1, f);
   }
 };
@@ -41,9 +41,9 @@ template <class Last> union one_value<Last> {
 
   PUREKV_HD constexpr explicit one_value(Last const& value) : first(value) {}
 
-  template <class T> static constexpr std::int32_t index_of() { return 0; }
+  template <class T> PUREKV_HD static constexpr std::int32_t index_of() { return 0; }
 
-  template <class F> PUREKV_HD constexpr auto visit(std::int32_t, F const& f) const { return f(first); }
+  PUREKV_CALLS template <class F> PUREKV_HD constexpr auto visit(std::int32_t, F const& f) const { return f(first); }
 };
 
 }  // namespace detail

@@ -10,7 +10,7 @@ namespace detail {
 /// The largest magnitude among floats, by their bits: NaN counts as more than inf.
 class magnitude {
  public:
-  PUREKV_INLINE void add(vec x) {
+  PUREKV_HOST_INLINE void add(vec x) {
     ivec const bits = ivec(x) & 0x7fffffff;
     most_ = bits > most_ ? bits : most_;
   }
@@ -45,13 +45,13 @@ template <class Row> float pack_rows(Row const& row, std::int32_t count, std::in
     std::int32_t d = 0;
     for (; all && d + lanes <= dim; d += lanes) {
       vec square[lanes];
-#pragma GCC unroll 16
+      PUREKV_UNROLL(16)
       for (std::int32_t i = 0; i < lanes; ++i) {
         square[i] = factor * widen(rows[i] + d);
         most.add(square[i]);
       }
       transpose(square);
-#pragma GCC unroll 16
+      PUREKV_UNROLL(16)
       for (std::int32_t i = 0; i < lanes; ++i) store(to + (d + i) * block_lanes, square[i]);
     }
     for (; d < dim; d += lanes) {
@@ -82,10 +82,10 @@ void unpack_rows(float const* packed, float const* scale, std::int32_t count, st
     std::int32_t d = 0;
     for (; used == lanes && d + lanes <= dim; d += lanes) {
       vec square[lanes];
-#pragma GCC unroll 16
+      PUREKV_UNROLL(16)
       for (std::int32_t i = 0; i < lanes; ++i) square[i] = scaled(load(from + (d + i) * block_lanes));
       transpose(square);
-#pragma GCC unroll 16
+      PUREKV_UNROLL(16)
       for (std::int32_t i = 0; i < lanes; ++i) narrow(rows[i] + d, square[i]);
     }
     for (; d < dim; d += lanes) {

@@ -13,7 +13,7 @@ namespace detail {
 inline constexpr std::int32_t dense_tile_rows = 256;
 
 /// 0: the planner chooses.
-template <Pattern P> constexpr std::int32_t tile_rows() {
+template <Pattern P> PUREKV_HD constexpr std::int32_t tile_rows() {
   if constexpr (requires { P::tile_rows; })
     return P::tile_rows;
   else
@@ -24,16 +24,16 @@ struct ignore_run {
   PUREKV_HD void operator()(std::int32_t, std::int32_t, bool) const {}
 };
 
-template <Pattern P> constexpr bool has_runs_by_head() {
+template <Pattern P> PUREKV_HD constexpr bool has_runs_by_head() {
   return requires(P const& p, std::int32_t i) { p.runs(i, i, i, i, ignore_run{}); };
 }
 
-template <Pattern P> constexpr bool has_runs() {
+template <Pattern P> PUREKV_HD constexpr bool has_runs() {
   return has_runs_by_head<P>() || requires(P const& p, std::int32_t i) { p.runs(i, i, ignore_run{}); };
 }
 
 /// The runs of a pattern for some heads, or for all where it does not tell them apart.
-template <Pattern P, class F>
+PUREKV_CALLS template <Pattern P, class F>
 PUREKV_HD void runs_of(P const& pattern, std::int32_t h_first, std::int32_t h_last, std::int32_t q_first,
                        std::int32_t q_last, F const& emit) {
   if constexpr (has_runs_by_head<P>())
@@ -42,18 +42,18 @@ PUREKV_HD void runs_of(P const& pattern, std::int32_t h_first, std::int32_t h_la
     pattern.runs(q_first, q_last, emit);
 }
 
-template <Pattern P> constexpr bool is_per_head() {
+template <Pattern P> PUREKV_HD constexpr bool is_per_head() {
   if constexpr (requires { P::per_head; })
     return P::per_head;
   else
     return false;
 }
 
-template <Pattern P> constexpr bool looks_ahead() {
+template <Pattern P> PUREKV_HD constexpr bool looks_ahead() {
   return requires(P const& p) { p.last_visible(std::int32_t{}); };
 }
 
-template <Pattern P> constexpr bool has_tile_end() {
+template <Pattern P> PUREKV_HD constexpr bool has_tile_end() {
   return requires(P const& p) { p.tile_end(std::int32_t{}); };
 }
 

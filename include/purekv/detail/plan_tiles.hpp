@@ -28,11 +28,11 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
   // looked at in larger granules.
   static constexpr std::int32_t granule = 16, most_runs = 512;
 
-  std::int32_t position(std::int32_t i) const { return q.batch.positions[first + i]; }
-  std::int32_t last_key(std::int32_t i) const { return last_visible(pattern, position(i)); }
+  PUREKV_HD std::int32_t position(std::int32_t i) const { return q.batch.positions[first + i]; }
+  PUREKV_HD std::int32_t last_key(std::int32_t i) const { return last_visible(pattern, position(i)); }
 
-  std::int32_t group() const { return q.rows.heads / cache.kv_heads; }
-  std::int32_t first_head() const { return kv_head * group(); }
+  PUREKV_HD std::int32_t group() const { return q.rows.heads / cache.kv_heads; }
+  PUREKV_HD std::int32_t first_head() const { return kv_head * group(); }
 
   /// Calls f(begin, end, full) for ranges of cached tokens.
   template <class F> void for_each_range(F const& f) const {
@@ -67,9 +67,9 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
   // Where the partly visible keys of a head are known beforehand, the plan holds who sees what: in rows of a query, or
   // of each of its heads.
   static constexpr bool has_masks = has_runs<P>() && (!is_per_head<P>() || has_runs_by_head<P>());
-  std::int32_t mask_rows() const { return is_per_head<P>() ? count * group() : count; }
+  PUREKV_HD std::int32_t mask_rows() const { return is_per_head<P>() ? count * group() : count; }
 
-  static std::int64_t words(std::int32_t keys) { return (keys + 63) / 64; }
+  PUREKV_HD static std::int64_t words(std::int32_t keys) { return (keys + 63) / 64; }
 
   /// Upper bounds of what `fill` writes.
   struct size {
@@ -89,6 +89,30 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
     return most;
   }
 
+  struct seen {
+    bool some, all;
+  };
+
+  /// Whether some, and whether all, of the pairs with these keys that causality allows are visible.
+  PUREKV_HD seen look(std::int32_t begin, std::int32_t end) const {
+    std::int32_t const heads = is_per_head<P>() ? group() : 1;
+    seen result{false, true};
+    while (begin < end) {
+      auto const run = cache.run(sequence, kv_head, begin);
+      std::int32_t const keys = smaller(run.tokens, end - begin);
+      for (std::int32_t k = 0; k < keys; ++k)
+        for (std::int32_t i = count - 1; i >= 0 && last_key(i) >= run.positions[k]; --i)
+          for (std::int32_t h = 0; h < heads; ++h) {
+            bool const visible = pattern.visible(first_head() + h, position(i), run.positions[k]);
+            result.some = result.some || visible;
+            result.all = result.all && visible;
+            if (result.some && !result.all) return result;
+          }
+      begin += keys;
+    }
+    return result;
+  }
+
   std::int32_t fill(key_run* runs, std::uint64_t* masks, std::int64_t masks_begin) const {
     std::int32_t written = 0;
     for_each_range([&](std::int32_t begin, std::int32_t end, bool full) {
@@ -106,10 +130,6 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
   }
 
  private:
-  struct seen {
-    bool some, all;
-  };
-
   void fill_masks(key_run* runs, std::int32_t run_count, std::uint64_t* masks, std::int64_t masks_begin) const {
     bool any = false;
     for (std::int32_t r = 0; r < run_count; ++r) {
@@ -157,23 +177,6 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
                          if (pattern.visible(head, position(i), tokens.positions[k]))
                            set_bits(row, ordinal - run.begin + k, ordinal - run.begin + k + 1);
                      });
-  }
-
-  /// Whether some, and whether all, of the pairs with these keys that causality allows are visible.
-  seen look(std::int32_t begin, std::int32_t end) const {
-    std::int32_t const heads = is_per_head<P>() ? group() : 1;
-    seen result{false, true};
-    for_each_stretch(cache, sequence, kv_head, begin, end, [&](auto const& run, std::int32_t, std::int32_t keys) {
-      for (std::int32_t k = 0; k < keys; ++k)
-        for (std::int32_t i = count - 1; i >= 0 && last_key(i) >= run.positions[k]; --i)
-          for (std::int32_t h = 0; h < heads; ++h) {
-            if (result.some && !result.all) return;
-            bool const visible = pattern.visible(first_head() + h, position(i), run.positions[k]);
-            result.some = result.some || visible;
-            result.all = result.all && visible;
-          }
-    });
-    return result;
   }
 };
 

@@ -6,13 +6,13 @@
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
 
-inline std::int32_t smaller(std::int32_t a, std::int32_t b) { return a < b ? a : b; }
-inline std::int32_t larger(std::int32_t a, std::int32_t b) { return a < b ? b : a; }
+PUREKV_HD inline std::int32_t smaller(std::int32_t a, std::int32_t b) { return a < b ? a : b; }
+PUREKV_HD inline std::int32_t larger(std::int32_t a, std::int32_t b) { return a < b ? b : a; }
 
 /// How many cached tokens of a head lie before `position`, given that the first `from` do.
 template <Cache C>
-std::int32_t tokens_before(C const& cache, std::int32_t sequence, std::int32_t head, std::int32_t position,
-                           std::int32_t from = 0) {
+PUREKV_HD std::int32_t tokens_before(C const& cache, std::int32_t sequence, std::int32_t head, std::int32_t position,
+                                     std::int32_t from = 0) {
   std::int32_t low = from, high = cache.length(sequence, head);
   auto const at = [&](std::int32_t token) { return *cache.run(sequence, head, token).positions; };
   if (low < high) {  // positions ascend, so that few tokens can come between; in a cache with none missing all do
@@ -33,8 +33,8 @@ std::int32_t tokens_before(C const& cache, std::int32_t sequence, std::int32_t h
 
 /// How many lie at or before it: what causality lets a query at `position` see.
 template <Cache C>
-std::int32_t tokens_until(C const& cache, std::int32_t sequence, std::int32_t head, std::int32_t position,
-                          std::int32_t from = 0) {
+PUREKV_HD std::int32_t tokens_until(C const& cache, std::int32_t sequence, std::int32_t head, std::int32_t position,
+                                    std::int32_t from = 0) {
   return position == INT32_MAX ? cache.length(sequence, head)
                                : tokens_before(cache, sequence, head, position + 1, from);
 }

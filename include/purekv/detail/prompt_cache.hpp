@@ -29,6 +29,7 @@ template <class T> struct prompt_cache {
     std::int32_t* const positions = const_cast<std::int32_t*>(batch.positions) + begin(sequence) + token;
     return {nullptr, nullptr, positions, dim, length(sequence, head) - token, value_dim};
   }
+  PUREKV_INLINE status check_view() const { return {}; }
   PUREKV_INLINE status check() const { return {}; }
 };
 

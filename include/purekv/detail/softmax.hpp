@@ -2,30 +2,10 @@
 #pragma once
 
 #include <purekv/detail/gemm.hpp>
-#include <purekv/view.hpp>
-
-#include <limits>
+#include <purekv/detail/logits.hpp>
 
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
-
-inline constexpr float largest_logit = std::numeric_limits<float>::max();
-inline constexpr float hidden_logit = -std::numeric_limits<float>::infinity();
-
-inline constexpr float log2_e = 1.44269504088896340736f;
-
-/// What queries are multiplied with: logits live in the domain of exp2.
-template <class TQ> float logit_scale(query_view<TQ> const& q) {
-  return (q.scale != 0 ? q.scale : 1 / __builtin_sqrtf(static_cast<float>(q.rows.dim))) * log2_e;
-}
-
-/// The logit of a head's sink in the domain of exp2; hidden if there is none.
-template <class TQ> float sink_logit(query_view<TQ> const& q, std::int32_t head) {
-  if (q.sink_logits == nullptr) return hidden_logit;
-  if (q.sink_logits[head] == hidden_logit) return hidden_logit;
-  float const sink = q.sink_logits[head] * log2_e;
-  return sink > largest_logit ? largest_logit : sink < -largest_logit ? -largest_logit : sink;
-}
 
 /// The soft cap of logits: s becomes cap * tanh(s / cap), in the domain of exp2 with cap times log2(e).
 class soft_cap {
@@ -103,20 +83,22 @@ inline void hide_scores(float* scores, std::int32_t keys, std::int32_t const* or
 inline void softmax_step(float* scores, std::int32_t keys, float* top, float* sum, float* rescale) {
   constexpr std::int32_t vectors = attend_block::vectors;
   vec most[vectors], added[vectors] = {};
-#pragma GCC unroll 8
+  PUREKV_UNROLL(8)
   for (std::int32_t v = 0; v < vectors; ++v) most[v] = load(top + v * lanes);
-  for (std::int32_t k = 0; k < keys; ++k)
-#pragma GCC unroll 8
+  for (std::int32_t k = 0; k < keys; ++k) {
+    PUREKV_UNROLL(8)
     for (std::int32_t v = 0; v < vectors; ++v) most[v] = max(load(scores + k * block_lanes + v * lanes), most[v]);
-  for (std::int32_t k = 0; k < keys; ++k)
-#pragma GCC unroll 8
+  }
+  for (std::int32_t k = 0; k < keys; ++k) {
+    PUREKV_UNROLL(8)
     for (std::int32_t v = 0; v < vectors; ++v) {
       float* const s = scores + k * block_lanes + v * lanes;
       vec const p = exp2(load(s) - most[v]);
       store(s, p);
       added[v] += p;
     }
-#pragma GCC unroll 8
+  }
+  PUREKV_UNROLL(8)
   for (std::int32_t v = 0; v < vectors; ++v) {
     vec const factor = exp2(load(top + v * lanes) - most[v]);
     store(rescale + v * lanes, factor);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <purekv/detail/estimator.hpp>
+#include <purekv/detail/pin_best.hpp>
 #include <purekv/detail/top_k.hpp>
 #include <purekv/primitive.hpp>
 
@@ -50,6 +51,7 @@ template <class E, class B, Element T = float> struct critical {
 
   static constexpr score_rows rows = E::rows;
   static constexpr std::int32_t mass_queries = E::mass_queries;
+  static constexpr purekv::mass_reduction mass_by = detail::mass_by<E>();
   static constexpr bool needs_equal_heads = detail::needs_equal_heads<E>();
   static constexpr bool needs_source = detail::needs_source<E>();
 
@@ -74,50 +76,67 @@ template <class E, class B, Element T = float> struct critical {
   }
 
   PUREKV_HD static constexpr std::int64_t scratch(layer_shape shape) {
-    return 2 * detail::score_count(score_rows::kv_heads, shape) + E::scratch(shape);
+    return detail::score_count(score_rows::kv_heads, shape) + detail::pin_best_words(shape.kv_heads, shape.tokens) +
+           E::scratch(shape);
   }
 
   template <Team G, Cache C>
   PUREKV_HD void score(G const& team, layer_input<C> const& in, score_out out, float* scratch) const {
     std::ptrdiff_t const longest = detail::longest_head(in);
     auto* const keys = reinterpret_cast<std::uint32_t*>(scratch);  // a token of the first stage: pinned_key
-    estimator.score(team, in, out, scratch + 2 * in.kv_heads() * longest);
-    for (std::int32_t h = team.rank(); h < in.kv_heads(); h += team.size())
-      first_stage(out.row(h), in.tokens(h), keys + h * longest, keys + (in.kv_heads() + h) * longest);
+    auto* const lent = keys + in.kv_heads() * longest;
+    estimator.score(team, in, out, scratch + in.kv_heads() * longest + detail::pin_best_words(in.kv_heads(), longest));
+    detail::for_each_score<rows>(team, in, [&](std::int32_t row, std::int32_t h, std::int32_t t) {
+      keys[h * longest + t] = detail::rank_key(out.row(row)[t]);
+    });
     team.sync();
+    detail::pin_best(
+        team, keys, longest, in.kv_heads(), [&](std::int32_t h) { return in.tokens(h); },
+        [&](std::int32_t h) { return first_stage(in.tokens(h)); }, lent);
 
-    for (std::int32_t h = 0; h < in.kv_heads(); ++h)
-      for_share(team, (in.tokens(h) + tile - 1) / tile, [&](std::int32_t i) {
-        std::int32_t const first = i * tile, end = in.tokens(h) - first < tile ? in.tokens(h) : first + tile;
-        std::uint32_t const* const key = keys + h * longest;
-        std::int32_t token[tile], count = 0;
-        for (std::int32_t t = first; t < end; ++t) {
-          if (key[t] == detail::pinned_key)
-            out.row(h)[t] = std::numeric_limits<float>::max();
-          else
-            token[count++] = t;
-        }
-        second_stage(in, h, token, count, out.row(h));
-      });
+    each_tile(team, in, [&](std::int32_t h, std::int32_t first, std::int32_t end) {
+      std::uint32_t const* const key = keys + h * longest;
+      std::int32_t token[tile<G>], count = 0;
+      for (std::int32_t t = first; t < end; ++t) {
+        if (key[t] == detail::pinned_key)
+          out.row(h)[t] = detail::largest_score;
+        else
+          token[count++] = t;
+      }
+      second_stage<tile<G>>(in, h, token, count, out.row(h));
+    });
     team.sync();
   }
 
  private:
-  static constexpr std::int32_t tile = 8;  // tokens that share a pass over the projection
+  /// Tokens that share a pass over the projection. The ranks of a GPU share it anyway, through its caches.
+  template <Team G> static constexpr std::int32_t tile = is_interleaved<G>() ? 1 : 8;
 
-  PUREKV_HD void first_stage(float const* scores, std::int32_t tokens, std::uint32_t* keys,
-                             std::uint32_t* scratch) const {
-    if (tokens == 0) return;
-    for (std::int32_t t = 0; t < tokens; ++t) keys[t] = detail::rank_key(scores[t]);
-    std::int32_t const keep = budget.keep(budget_input{tokens});
-    std::int64_t const count = std::int64_t{keep < tokens ? keep : tokens} * share_numerator / share_denominator;
-    if (count > 0) detail::pin_above(keys, tokens, detail::find_cut(keys, tokens, count, scratch));
+  /// Calls f(kv_head, first, end) for this rank's share of the tiles of all heads.
+  PUREKV_CALLS template <Team G, Cache C, class F>
+  PUREKV_HD static void each_tile(G const& team, layer_input<C> const& in, F const& f) {
+    if constexpr (is_interleaved<G>()) {
+      detail::for_each_score<rows>(team, in, [&](std::int32_t, std::int32_t h, std::int32_t t) { f(h, t, t + 1); });
+    } else {
+      for (std::int32_t h = 0; h < in.kv_heads(); ++h)
+        for_share(team, (in.tokens(h) + tile<G> - 1) / tile<G>, [&](std::int32_t i) {
+          std::int32_t const first = i * tile<G>;
+          f(h, first, in.tokens(h) - first < tile<G> ? in.tokens(h) : first + tile<G>);
+        });
+    }
   }
 
-  template <Cache C>
+  /// How many of a head's tokens the first stage takes.
+  PUREKV_HD std::int64_t first_stage(std::int32_t tokens) const {
+    if (tokens == 0) return 0;
+    std::int32_t const keep = budget.keep(budget_input{tokens});
+    return std::int64_t{keep < tokens ? keep : tokens} * share_numerator / share_denominator;
+  }
+
+  template <std::int32_t Tile, Cache C>
   PUREKV_HD void second_stage(layer_input<C> const& in, std::int32_t h, std::int32_t const* token, std::int32_t count,
                               float* scores) const {
-    double sum[tile] = {};
+    double sum[Tile] = {};
     for (std::int32_t g = h * in.group(); g < (h + 1) * in.group(); ++g)
       for (std::int32_t r = 0; count > 0 && r < projection.hidden; ++r) {
         T const* const weight = projection.row(g, r);

@@ -78,13 +78,13 @@ struct future_attention {
       if (future.covariance != nullptr)
         l += factor * factor / 2 *
              detail::quadratic_form(future.covariance_of(in.sequence, row), in.key(h, t), in.dim());
-      constexpr float largest = std::numeric_limits<float>::max();
+      constexpr float largest = detail::largest_score;
       out.row(row)[t] = l > largest ? largest : l < -largest ? -largest : l;
     });
     team.sync();
 
     each_chunk(team, in, per_row, [&](std::int32_t row, std::int32_t h, std::int32_t chunk, auto const& each) {
-      float most = -std::numeric_limits<float>::max();
+      float most = -detail::largest_score;
       each([&](std::int32_t t) {
         if (in.position(h, t) >= sinks) most = detail::larger_score(most, out.row(row)[t]);
       });
@@ -124,7 +124,7 @@ struct future_attention {
 
   /// Calls f(row, kv_head, chunk, each) for this rank's share of the chunks of all rows; each(g) calls g(token) for a
   /// chunk's tokens. Chunks have a fixed size, so that sums do not depend on the team.
-  template <Team G, Cache C, class F>
+  PUREKV_CALLS template <Team G, Cache C, class F>
   PUREKV_HD static void each_chunk(G const& team, layer_input<C> const& in, std::int32_t per_row, F const& f) {
     for_share(team, in.heads * per_row, [&](std::int32_t i) {
       std::int32_t const row = i / per_row, chunk = i % per_row, h = row / in.group(), tokens = in.tokens(h);

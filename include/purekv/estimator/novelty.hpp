@@ -29,6 +29,11 @@ template <peers Of = peers::frame> struct novelty {
   token_layout layout{};
 
   status check(layer_shape const&, std::int32_t) const { return validate(layout); }
+  status check_view(layer_shape const&, std::int32_t) const {
+    if (layout.count < 0) return {errc::bad_shape, "token_layout: negative number of segments"};
+    if (layout.count > 0 && layout.segments == nullptr) return {errc::null_data, "token_layout: segments is null"};
+    return {};
+  }
 
   PUREKV_HD static constexpr std::int64_t scratch(layer_shape) { return 0; }
 
@@ -61,7 +66,7 @@ template <peers Of = peers::frame> struct novelty {
 
  private:
   /// each(f): f(token) for the tokens that are compared with each other.
-  template <Cache C, class Each>
+  PUREKV_CALLS template <Cache C, class Each>
   PUREKV_HD static void compare(layer_input<C> const& in, score_out out, std::int32_t h, Each const& each) {
     constexpr std::int32_t width = 32;  // elements whose mean is held at a time
     float* const row = out.row(h);
@@ -100,7 +105,7 @@ template <peers Of = peers::frame> struct novelty {
     });
   }
 
-  template <Cache C, class F>
+  PUREKV_CALLS template <Cache C, class F>
   PUREKV_HD static void at_place(layer_input<C> const& in, std::int32_t h, segment const& s, std::int32_t place,
                                  F const& f) {
     for (std::int32_t t = 0; t < s.frames; ++t) {

@@ -20,11 +20,10 @@ template <class E> struct value_weighted : detail::wrapper<E> {
   PUREKV_HD void score(G const& team, layer_input<C> const& in, score_out out, float* scratch) const {
     estimator.score(team, in, out, scratch);
     std::int32_t const per_kv_head = E::rows == score_rows::heads ? in.group() : 1;
-    for (std::int32_t h = 0; h < in.kv_heads(); ++h)
-      for_share(team, in.tokens(h), [&](std::int32_t t) {
-        float const size = norm(in.value(h, t), in.value_dim());
-        for (std::int32_t r = h * per_kv_head; r < (h + 1) * per_kv_head; ++r) out.row(r)[t] *= size;
-      });
+    detail::for_each_score<score_rows::kv_heads>(team, in, [&](std::int32_t, std::int32_t h, std::int32_t t) {
+      float const size = norm(in.value(h, t), in.value_dim());
+      for (std::int32_t r = h * per_kv_head; r < (h + 1) * per_kv_head; ++r) out.row(r)[t] *= size;
+    });
     team.sync();
   }
 };

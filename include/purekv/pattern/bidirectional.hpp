@@ -37,10 +37,9 @@ template <Pattern P = dense> struct bidirectional {
   }
 
   /// Costs what those of P cost for queries of one frame or of none, the cases that tile_end asks for.
-  template <class F>
-  PUREKV_HD void runs(std::int32_t q_first, std::int32_t q_last, F const& emit) const requires(requires(P const& p) {
-    p.runs(std::int32_t{}, std::int32_t{}, [](std::int32_t, std::int32_t, bool) {});
-  }) {
+  PUREKV_CALLS template <class F>
+  PUREKV_HD void runs(std::int32_t q_first, std::int32_t q_last, F const& emit) const
+      requires(requires(P const& p) { p.runs(std::int32_t{}, std::int32_t{}, detail::ignore_run{}); }) {
     detail::merged_runs<F> out(emit);
     span const own = frame_of(q_first);
     if (q_last >= frames_end(q_first)) {

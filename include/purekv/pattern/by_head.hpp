@@ -34,7 +34,7 @@ template <Pattern P, std::int32_t Kinds = 2> struct by_head {
     return last;
   }
 
-  template <class F>
+  PUREKV_CALLS template <class F>
   PUREKV_HD void runs(std::int32_t h_first, std::int32_t h_last, std::int32_t q_first, std::int32_t q_last,
                       F const& emit) const requires(detail::has_runs<P>()) {
     std::uint8_t const kind = kind_of[h_first];
@@ -42,7 +42,7 @@ template <Pattern P, std::int32_t Kinds = 2> struct by_head {
       if (kind_of[h] != kind) return emit(std::int32_t{0}, detail::last_visible(*this, q_last), false);
     kinds[kind].runs(q_first, q_last, emit);
   }
-  template <class F>
+  PUREKV_CALLS template <class F>
   PUREKV_HD void runs(std::int32_t q_first, std::int32_t q_last, F const& emit) const requires(detail::has_runs<P>()) {
     runs(0, heads - 1, q_first, q_last, emit);
   }

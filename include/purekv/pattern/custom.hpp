@@ -41,7 +41,7 @@ template <class Predicate, class Classifier = no_classifier, bool PerHead = true
     return predicate.last_visible(q);
   }
 
-  template <class F>
+  PUREKV_CALLS template <class F>
   PUREKV_HD void runs(std::int32_t q_first, std::int32_t q_last, F const& emit) const
       requires(!std::is_same_v<Classifier, no_classifier>) {
     detail::merged_runs<F> out(emit);

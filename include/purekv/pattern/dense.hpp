@@ -9,7 +9,7 @@ namespace purekv::inline v0_1::inline PUREKV_ISA {
 struct dense {
   PUREKV_HD bool visible(std::int32_t, std::int32_t, std::int32_t) const { return true; }
 
-  template <class F> PUREKV_HD void runs(std::int32_t, std::int32_t q_last, F const& emit) const {
+  PUREKV_CALLS template <class F> PUREKV_HD void runs(std::int32_t, std::int32_t q_last, F const& emit) const {
     emit(std::int32_t{0}, q_last, true);
   }
 };

@@ -33,7 +33,7 @@ template <Pattern... Alternatives> class one_of {
       : value_(pattern), index_(value::template index_of<P>()) {}
 
   /// f(the alternative that it holds); every alternative must give a result of the same type.
-  template <class F> PUREKV_HD constexpr auto visit(F const& f) const { return value_.visit(index_, f); }
+  PUREKV_CALLS template <class F> PUREKV_HD constexpr auto visit(F const& f) const { return value_.visit(index_, f); }
 
   PUREKV_HD bool visible(std::int32_t head, std::int32_t q, std::int32_t k) const {
     return visit([&](auto const& p) { return p.visible(head, q, k); });
@@ -43,25 +43,15 @@ template <Pattern... Alternatives> class one_of {
     return visit([&](auto const& p) { return detail::last_visible(p, q); });
   }
 
-  template <class F>
+  PUREKV_CALLS template <class F>
   PUREKV_HD void runs(std::int32_t h_first, std::int32_t h_last, std::int32_t q_first, std::int32_t q_last,
                       F const& emit) const requires((detail::has_runs_by_head<Alternatives>() || ...)) {
-    visit([&]<class P>(P const& p) {
-      if constexpr (detail::has_runs<P>())
-        detail::runs_of(p, h_first, h_last, q_first, q_last, emit);
-      else
-        emit(std::int32_t{0}, detail::last_visible(p, q_last), false);
-    });
+    visit(runs_by_head<F>{h_first, h_last, q_first, q_last, emit});
   }
-  template <class F>
+  PUREKV_CALLS template <class F>
   PUREKV_HD void runs(std::int32_t q_first, std::int32_t q_last, F const& emit) const
       requires((detail::has_runs<Alternatives>() || ...)) {
-    visit([&](auto const& p) {
-      if constexpr (requires { p.runs(q_first, q_last, emit); })
-        p.runs(q_first, q_last, emit);
-      else
-        emit(std::int32_t{0}, detail::last_visible(p, q_last), false);
-    });
+    visit(runs_of_all<F>{q_first, q_last, emit});
   }
 
   PUREKV_HD std::int32_t tile_end(std::int32_t q) const requires((detail::has_tile_end<Alternatives>() || ...)) {
@@ -86,6 +76,30 @@ template <Pattern... Alternatives> class one_of {
   }
 
  private:
+  // Not lambdas, of which nvcc would believe that they are the host's if `emit` is.
+  template <class F> struct runs_by_head {
+    std::int32_t h_first, h_last, q_first, q_last;
+    F const& emit;
+
+    PUREKV_CALLS template <class P> PUREKV_HD void operator()(P const& p) const {
+      if constexpr (detail::has_runs<P>())
+        detail::runs_of(p, h_first, h_last, q_first, q_last, emit);
+      else
+        emit(std::int32_t{0}, detail::last_visible(p, q_last), false);
+    }
+  };
+  template <class F> struct runs_of_all {
+    std::int32_t q_first, q_last;
+    F const& emit;
+
+    PUREKV_CALLS template <class P> PUREKV_HD void operator()(P const& p) const {
+      if constexpr (requires { p.runs(q_first, q_last, emit); })
+        p.runs(q_first, q_last, emit);
+      else
+        emit(std::int32_t{0}, detail::last_visible(p, q_last), false);
+    }
+  };
+
   value value_;
   std::int32_t index_;
 };

@@ -14,7 +14,7 @@ struct sinks_and_window {
 
   PUREKV_HD bool visible(std::int32_t, std::int32_t q, std::int32_t k) const { return k < sinks || q - window < k; }
 
-  template <class F> PUREKV_HD void runs(std::int32_t q_first, std::int32_t q_last, F const& emit) const {
+  PUREKV_CALLS template <class F> PUREKV_HD void runs(std::int32_t q_first, std::int32_t q_last, F const& emit) const {
     std::int32_t const some = q_first - window + 1, all = q_last - window + 1;
     detail::merged_runs<F> out(emit);
     out.add(0, sinks <= q_last ? sinks - 1 : q_last, true);

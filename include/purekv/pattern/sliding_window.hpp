@@ -12,7 +12,7 @@ struct sliding_window {
 
   PUREKV_HD bool visible(std::int32_t, std::int32_t q, std::int32_t k) const { return q - window < k; }
 
-  template <class F> PUREKV_HD void runs(std::int32_t q_first, std::int32_t q_last, F const& emit) const {
+  PUREKV_CALLS template <class F> PUREKV_HD void runs(std::int32_t q_first, std::int32_t q_last, F const& emit) const {
     std::int32_t const some = q_first - window + 1, all = q_last - window + 1;
     detail::merged_runs<F> out(emit);
     out.add(some > 0 ? some : 0, all - 1, false);

@@ -79,7 +79,7 @@ struct spatial_temporal {
 
   /// Costs O(segments + frames) for queries of one piece, the case that tile_end asks for, times the rows of a frame
   /// that their windows touch.
-  template <class F> PUREKV_HD void runs(std::int32_t q_first, std::int32_t q_last, F const& emit) const {
+  PUREKV_CALLS template <class F> PUREKV_HD void runs(std::int32_t q_first, std::int32_t q_last, F const& emit) const {
     detail::merged_runs<F> out(emit);
     bool const one_piece = q_last < tile_end(q_first);
     if (one_piece && layout.covers(q_first))
