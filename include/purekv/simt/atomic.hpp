@@ -48,6 +48,26 @@ PUREKV_DEVICE std::uint32_t atomic_max(shared<std::uint32_t> at, std::uint32_t v
   return atomic_max(at.data(), value);
 }
 
+/// *at = min(*at, value); what was there before. Global memory.
+PUREKV_DEVICE std::uint32_t atomic_min(std::uint32_t* at, std::uint32_t value) {
+#if defined(__CUDACC__)
+  return ::atomicMin(at, value);
+#else
+  std::uint32_t const before = *at;
+  *at = before < value ? before : value;
+  return before;
+#endif
+}
+
+/// The same in shared memory.
+PUREKV_DEVICE std::uint32_t atomic_min(shared<std::uint32_t> at, std::uint32_t value,
+                                       [[maybe_unused]] site here = site::caller()) {
+#if !defined(__CUDACC__)
+  detail::running->touch(detail::block::access::atomic, at.data(), 4, 4, here);
+#endif
+  return atomic_min(at.data(), value);
+}
+
 /// What this thread wrote to global memory before, other blocks see before what it writes after: between the results
 /// of a block and the ticket that says they are there.
 PUREKV_DEVICE void fence() {

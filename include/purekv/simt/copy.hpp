@@ -4,13 +4,31 @@
 #include <purekv/simt/shared.hpp>
 
 #include <type_traits>
+#if defined(__CUDACC__)
+#include <vector_types.h>
+#endif
 
 namespace purekv::inline v0_1::inline PUREKV_ISA::simt {
+
+#if defined(__CUDACC__)
+namespace detail {
+
+// The compiler would move a pack of small elements one by one.
+template <std::size_t Bytes>
+using word = std::conditional_t<Bytes == 16, uint4, std::conditional_t<Bytes == 8, uint2, unsigned>>;
+template <class T>
+inline constexpr bool is_word = (sizeof(T) == 16 || sizeof(T) == 8 || sizeof(T) == 4) && alignof(T) == sizeof(T);
+
+}  // namespace detail
+#endif
 
 /// *from in global memory, as one instruction where T is a pack.
 template <class T> PUREKV_DEVICE T load_global(T const* from, [[maybe_unused]] site here = site::caller()) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
-#if !defined(__CUDACC__)
+#if defined(__CUDACC__)
+  if constexpr (detail::is_word<T>)
+    return __builtin_bit_cast(T, *reinterpret_cast<detail::word<sizeof(T)> const*>(from));
+#else
   detail::running->check_alignment(from, alignof(T), "an address in global memory", here);
 #endif
   return *from;
@@ -18,7 +36,12 @@ template <class T> PUREKV_DEVICE T load_global(T const* from, [[maybe_unused]] s
 
 template <class T> PUREKV_DEVICE void store_global(T* to, T value, [[maybe_unused]] site here = site::caller()) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
-#if !defined(__CUDACC__)
+#if defined(__CUDACC__)
+  if constexpr (detail::is_word<T>) {
+    *reinterpret_cast<detail::word<sizeof(T)>*>(to) = __builtin_bit_cast(detail::word<sizeof(T)>, value);
+    return;
+  }
+#else
   detail::running->check_alignment(to, alignof(T), "an address in global memory", here);
 #endif
   *to = value;

@@ -36,6 +36,15 @@ PUREKV_DEVICE float exp2(float x) {
 #endif
 }
 
+/// The logarithm to base 2, within 1 unit in the last place.
+PUREKV_DEVICE float log2(float x) {
+#if defined(__CUDACC__)
+  return ::log2f(x);
+#else
+  return std::log2(x);
+#endif
+}
+
 /// Two elements in a register, `low` in the lower half: rounded to nearest, ties to even; every NaN becomes the same.
 template <Half T> PUREKV_DEVICE std::uint32_t pack2(float low, float high) {
 #if defined(__CUDACC__)

@@ -16,9 +16,20 @@ class block {
  public:
   static constexpr std::int32_t barriers = 16;
 
-  /// Runs body(kernel) by `threads` threads, a multiple of 32. False: it has a bug, see found().
-  bool run(grid const& shape, grid const& index, std::int32_t threads, std::size_t shared_bytes, bool watch,
-           std::uint64_t seed, void (*body)(void const*), void const* kernel);
+  /// Will run body(kernel) by `threads` threads, a multiple of 32.
+  void start(grid const& shape, grid const& index, std::int32_t threads, std::size_t shared_bytes, bool watch,
+             std::uint64_t seed, void (*body)(void const*), void const* kernel);
+
+  /// Runs until no thread can go on: all have finished, or all wait for the other blocks of the grid. failed: the block
+  /// has a bug, see found().
+  enum class stop { finished, at_grid_barrier, failed };
+  stop resume();
+
+  /// All blocks have come to the barrier of the grid: the next resume() goes on behind it.
+  void release() { release(barriers_[grid_barrier]); }
+
+  /// This block waits for others, which have finished: a bug.
+  void fail_waiting(grid const& finished);
 
   report const& found() const { return found_; }
 
@@ -31,6 +42,9 @@ class block {
 
   /// The lanes of a warp come to barrier `id` of so many threads together. With `wait`, returns when all have come.
   void barrier(std::int32_t id, std::int32_t threads, bool wait, char const* operation, site where);
+
+  /// Returns when all threads of all blocks have come.
+  void barrier_of_grid(char const* operation, site where) { meet(grid_barrier, threads(), true, operation, where); }
 
   /// Returns when all lanes of `mask` have called it with the same operation, mask and site. The last one calls
   /// f(slots): [32] what each lane has passed as `mine`.
@@ -93,32 +107,38 @@ class block {
     std::vector<clocks::time> meeting;
   };
 
+  static constexpr std::int32_t grid_barrier = barriers;  // behind those of the block
+
   static std::size_t at(std::int32_t i) { return static_cast<std::size_t>(i); }
   warp_state& warp() { return warps_[at(current_ / 32)]; }
   std::uint32_t bit() const { return 1u << (current_ % 32); }
 
   static void fiber_main();
   [[noreturn]] void finish();
-  bool schedule(std::uint64_t seed);
+  stop schedule();
+  void meet(std::int32_t id, std::int32_t threads, bool wait, char const* operation, site where);
+  void release(barrier_state& b);
   void yield() { threads_[at(current_)].flow.switch_to(scheduler_); }
   void check_lanes(std::uint32_t mask, place here);
   void check_bounds(std::ptrdiff_t offset, std::size_t bytes, char const* does, std::int32_t thread, site where);
   void accept(shadow::finding const& f, char const* does, std::int32_t thread, std::size_t offset, std::size_t bytes,
               site where);
   std::string stuck() const;
+  std::string name(grid const& index) const;
   void record(bug kind, site where, std::string const& what);
 
   grid shape_, index_;
   std::int32_t current_ = 0;
   std::vector<thread_state> threads_;
   std::vector<warp_state> warps_;
-  barrier_state barriers_[barriers];
+  barrier_state barriers_[barriers + 1];
   stacks stacks_;
   fiber scheduler_;
   std::vector<char> shared_memory_;
   char* shared_ = nullptr;
   std::size_t shared_bytes_ = 0;
   bool watch_ = true;
+  std::uint64_t seed_ = 0;
   clocks time_;
   shadow shadow_;
   std::vector<clocks::time> warp_meeting_;
@@ -130,8 +150,8 @@ class block {
 /// The block that this thread is running.
 inline thread_local block* running = nullptr;
 
-inline bool block::run(grid const& shape, grid const& index, std::int32_t threads, std::size_t shared_bytes, bool watch,
-                       std::uint64_t seed, void (*body)(void const*), void const* kernel) {
+inline void block::start(grid const& shape, grid const& index, std::int32_t threads, std::size_t shared_bytes,
+                         bool watch, std::uint64_t seed, void (*body)(void const*), void const* kernel) {
   // Poison that is a NaN in every element type, on memory as aligned as that of a device.
   constexpr std::size_t alignment = 1024;
   shared_memory_.assign(shared_bytes + alignment, static_cast<char>(0xff));
@@ -139,6 +159,7 @@ inline bool block::run(grid const& shape, grid const& index, std::int32_t thread
   shared_ += (alignment - reinterpret_cast<std::uintptr_t>(shared_) % alignment) % alignment;
   shared_bytes_ = shared_bytes;
   watch_ = watch;
+  seed_ = seed;
   shape_ = shape;
   index_ = index;
   body_ = body;
@@ -152,11 +173,14 @@ inline bool block::run(grid const& shape, grid const& index, std::int32_t thread
   stacks_.reserve(at(threads));
   for (warp_state& w : warps_) w.ready = 0xffffffffu;
   for (std::int32_t t = 0; t < threads; ++t) threads_[at(t)].flow.start(stacks_.fresh(at(t)), &block::fiber_main);
+}
+
+inline block::stop block::resume() {
   block* const outer = running;
   running = this;
-  bool const done = schedule(seed);
+  stop const at = schedule();
   running = outer;
-  return done;
+  return at;
 }
 
 inline void block::fiber_main() {
@@ -178,22 +202,22 @@ inline void block::finish() {
   threads_[at(current_)].flow.leave(scheduler_);
 }
 
-inline bool block::schedule(std::uint64_t seed) {
+inline block::stop block::schedule() {
   for (;;) {
     bool progress = false, finished = true;
     for (std::size_t i = 0; i < warps_.size(); ++i) {
-      // With a seed, any warp may go first, and some go more often than others.
+      // With a seed_, any warp may go first, and some go more often than others.
       std::size_t w = i;
-      if (seed != 0) {
-        seed = seed * 6364136223846793005u + 1442695040888963407u;
-        w = static_cast<std::size_t>(seed >> 33) % warps_.size();
+      if (seed_ != 0) {
+        seed_ = seed_ * 6364136223846793005u + 1442695040888963407u;
+        w = static_cast<std::size_t>(seed_ >> 33) % warps_.size();
       }
-      for (std::uint32_t ready = warps_[w].ready; ready != 0; ready = seed == 0 ? warps_[w].ready : 0) {
+      for (std::uint32_t ready = warps_[w].ready; ready != 0; ready = seed_ == 0 ? warps_[w].ready : 0) {
         std::int32_t const lane = __builtin_ctz(ready);
         warps_[w].ready &= ~(1u << lane);
         current_ = static_cast<std::int32_t>(w) * 32 + lane;
         scheduler_.switch_to(threads_[at(current_)].flow);
-        if (found_.kind != bug::none) return false;
+        if (found_.kind != bug::none) return stop::failed;
         progress = true;
       }
     }
@@ -202,20 +226,25 @@ inline bool block::schedule(std::uint64_t seed) {
       finished = finished && w.finished == 0xffffffffu;
       ready = ready || w.ready != 0;
     }
-    if (finished) return true;
+    if (finished) return stop::finished;
     if (!progress && !ready) {
+      if (barriers_[grid_barrier].arrived == threads()) return stop::at_grid_barrier;
       record(bug::deadlock, {}, stuck());
-      return false;
+      return stop::failed;
     }
   }
 }
 
+inline std::string block::name(grid const& index) const {
+  std::string text = sentence("block ", index.x);
+  if (shape_.y > 1 || shape_.z > 1) append(text, sentence(", ", index.y));
+  if (shape_.z > 1) append(text, sentence(", ", index.z));
+  return text;
+}
+
 inline void block::record(bug kind, site where, std::string const& what) {
   found_.kind = kind;
-  found_.text = sentence("block ", index_.x);
-  if (shape_.y > 1 || shape_.z > 1) append(found_.text, sentence(", ", index_.y));
-  if (shape_.z > 1) append(found_.text, sentence(", ", index_.z));
-  append(found_.text, sentence(": ", what));
+  found_.text = sentence(name(index_), ": ", what);
   if (where.line != 0) append(found_.text, sentence(" (", where, ")"));
 }
 
@@ -251,11 +280,16 @@ inline std::string block::stuck() const {
   for (group const& g : groups)
     append(text, sentence(" ", name_threads(g.threads), " wait in ", g.at.operation, " at ", g.at.where, ";"));
   if (!finished.empty()) append(text, sentence(" ", name_threads(finished), " have finished;"));
-  for (std::int32_t id = 0; id < barriers; ++id)
+  for (std::int32_t id = 0; id <= barriers; ++id)
     if (barrier_state const& b = barriers_[id]; b.arrived > 0)
-      append(text, sentence(" barrier ", id, " has seen ", b.arrived, " of ", b.expected, " threads;"));
+      append(text, sentence(" ", id == grid_barrier ? "the grid's barrier" : sentence("barrier ", id), " has seen ",
+                            b.arrived, " of ", b.expected, " threads;"));
   text.pop_back();
   return text;
+}
+
+inline void block::fail_waiting(grid const& finished) {
+  record(bug::deadlock, {}, sentence(stuck(), "; ", name(finished), " has finished"));
 }
 
 /// Lanes that an operation names must not have finished, nor wait for this one in another operation.
@@ -280,6 +314,10 @@ inline void block::barrier(std::int32_t id, std::int32_t threads, bool wait, cha
       return sentence("barrier ", id, " of ", threads, " threads: the number must be less than 16, the threads a ",
                       "multiple of 32 and no more than the block's");
     });
+  meet(id, threads, wait, operation, where);
+}
+
+inline void block::meet(std::int32_t id, std::int32_t threads, bool wait, char const* operation, site where) {
   // A warp comes to a barrier as one.
   struct slot {
     std::int32_t id, threads;
@@ -303,23 +341,28 @@ inline void block::barrier(std::int32_t id, std::int32_t threads, bool wait, cha
     std::int32_t const first = current_ / 32 * 32;
     for (std::int32_t t = first; watch_ && t < first + 32; ++t) time_.give(t, b.meeting);
     if (wait) b.waiting.push_back(current_ / 32);
-    if (b.arrived < threads) {
+    if (b.arrived < threads || id == grid_barrier) {
       if (!wait) return;
       w.ready = 0;
       w.barrier = {operation, where};
       return;
     }
-    for (std::int32_t const warp : b.waiting) {
-      for (std::int32_t t = warp * 32; watch_ && t < warp * 32 + 32; ++t) time_.take(t, b.meeting);
-      warps_[at(warp)].ready = warp == current_ / 32 ? ~bit() : 0xffffffffu;
-      warps_[at(warp)].barrier = {};
-    }
-    b.expected = b.arrived = 0;
-    b.waiting.clear();
-    b.meeting.clear();
+    release(b);
+    if (wait) w.ready = ~bit();  // this lane is running
   });
   // The lane that came last goes on in together(); only it can find its warp waiting here.
   if (wait && w.barrier.where.line != 0) yield();
+}
+
+inline void block::release(barrier_state& b) {
+  for (std::int32_t const warp : b.waiting) {
+    for (std::int32_t t = warp * 32; watch_ && t < warp * 32 + 32; ++t) time_.take(t, b.meeting);
+    warps_[at(warp)].ready = 0xffffffffu;
+    warps_[at(warp)].barrier = {};
+  }
+  b.expected = b.arrived = 0;
+  b.waiting.clear();
+  b.meeting.clear();
 }
 
 template <class Slot, class F>
