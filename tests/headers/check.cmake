@@ -14,7 +14,7 @@ foreach(object IN LISTS objects)
   endif()
 endforeach()
 
-file(GLOB_RECURSE headers ${INCLUDE}/purekv/*.hpp)
+file(GLOB_RECURSE headers ${INCLUDE}/purekv/*.hpp ${INCLUDE}/purekv/*.cuh)
 foreach(header IN LISTS headers)
   file(READ ${header} text)
   if(NOT text MATCHES "^// SPDX-License-Identifier: Apache-2.0\n#pragma once\n")
