@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <purekv/detail/attend_tile.cuh>
+#include <purekv/detail/check_attention.cuh>
+#include <purekv/mass.cuh>
+#include <purekv/plan.cuh>
+
+namespace purekv::inline v0_1::inline PUREKV_ISA {
+namespace detail {
+
+/// The memory of an attention call on a GPU besides its plan.
+struct attend_memory_gpu {
+  float* lse = nullptr;  // [heads, queries], where the mass tap needs it and the caller does not want it
+  mass_parts mass{};
+
+  template <class T>
+  static attend_memory_gpu take(carve& memory, gpu const& exec, query_view<T> const& q, std::int32_t kv_heads,
+                                attend_taps const& taps) {
+    attend_memory_gpu m;
+    if (taps.mass.data == nullptr) return m;
+    if (taps.lse == nullptr) m.lse = memory.take<float>(std::int64_t{q.rows.heads} * q.rows.tokens);
+    m.mass = take_mass(memory, exec, q, kv_heads, taps.mass_queries, taps.mass_rows);
+    return m;
+  }
+};
+
+/// Where a pattern that is not dense keeps the plan that an attention call without one makes.
+template <Pattern P, class T, Cache C>
+workspace take_plan_memory(carve& memory, gpu const& exec, P const& pattern, query_view<T> const& q, C const& cache) {
+  if constexpr (std::is_same_v<P, dense>) return {};
+  std::size_t const bytes = plan_workspace(exec, pattern, q, cache);
+  return {memory.take<std::byte>(bytes <= INT64_MAX ? static_cast<std::int64_t>(bytes) : -1), bytes};
+}
+
+/// The checked part. plan: null for tiles that are cut as the queries come, all of whose keys the pattern is asked for.
+template <Pattern P, class T, Cache C, class TO>
+status run_attend(gpu const& exec, P const& pattern, tile_plan const* plan, query_view<T> const& q, C const& cache,
+                  self_view<T> const& self, rows_view<TO> const& out, attend_taps const& taps,
+                  attend_memory_gpu const& memory) {
+  float* const lse = taps.lse != nullptr ? taps.lse : memory.lse;
+  std::ptrdiff_t const lse_stride = taps.lse != nullptr ? taps.lse_stride : q.rows.tokens;
+  std::int32_t const group = q.rows.heads / cache.kv_heads;
+  status const attended = dispatch_width(larger(cache.dim, value_dim_of(cache)), [&]<std::int32_t Width>() -> status {
+    using kernel = attend_kernel<P, T, Width, C, TO>;
+    if (q.rows.tokens == 0) return {};
+    kernel const k{pattern,
+                   q,
+                   cache,
+                   self,
+                   out,
+                   lse,
+                   lse_stride,
+                   logit_rule::of(q),
+                   plan != nullptr ? *plan : tile_plan{},
+                   plan != nullptr ? plan->tile_queries : larger(1, kernel::rows / group)};
+    std::int64_t const tasks = k.tasks();
+    return simt::launch({.x = static_cast<std::int32_t>(tasks < INT32_MAX ? tasks : INT32_MAX)},
+                        static_cast<std::size_t>(kernel::layout::end), exec.stream, k);
+  });
+  if (!attended.ok() || taps.mass.data == nullptr) return attended;
+  return run_mass(exec, pattern, plan, q, cache, lse, lse_stride, taps.mass_queries, taps.mass_rows, taps.mass_by,
+                  taps.mass, memory.mass);
+}
+
+template <Pattern P, class T, Cache C, class TO>
+status plan_and_attend(gpu const& exec, P const& pattern, query_view<T> const& q, C const& cache,
+                       self_view<T> const& self, rows_view<TO> const& out, attend_taps const& taps,
+                       workspace const& work) {
+  carve memory(work);
+  workspace const of_plan = take_plan_memory(memory, exec, pattern, q, cache);
+  attend_memory_gpu const taken = attend_memory_gpu::take(memory, exec, q, cache.kv_heads, taps);
+  if (!memory.fits()) return attend_workspace_too_small();
+  if constexpr (std::is_same_v<P, dense>) {
+    return run_attend(exec, pattern, nullptr, q, cache, self, out, taps, taken);
+  } else {
+    tile_plan made;
+    if (status const s = plan(exec, pattern, q, cache, of_plan, made); !s.ok()) return s;
+    return run_attend(exec, pattern, &made, q, cache, self, out, taps, taken);
+  }
+}
+
+}  // namespace detail
+
+/// Bytes that `attend` without a plan wants; reads sizes only. What a cache wants is enough for any part of it.
+/// SIZE_MAX when they overflow.
+template <Pattern P, class T, Cache C>
+std::size_t attend_workspace(gpu const& exec, P const& pattern, query_view<T> const& q, C const& cache,
+                             attend_taps const& taps = {}) {
+  if (!cache.check_view().ok() || !detail::check_shapes_view(q, cache).ok()) return 0;
+  detail::carve memory;
+  detail::take_plan_memory(memory, exec, pattern, q, cache);
+  detail::attend_memory_gpu::take(memory, exec, q, cache.kv_heads, taps);
+  return memory.bytes();
+}
+
+/// The same with a plan.
+template <class T, Cache C>
+std::size_t attend_workspace(gpu const& exec, tile_plan const&, query_view<T> const& q, C const& cache,
+                             attend_taps const& taps = {}) {
+  if (!detail::check_shapes_view(q, cache).ok()) return 0;
+  detail::carve memory;
+  detail::attend_memory_gpu::take(memory, exec, q, cache.kv_heads, taps);
+  return memory.bytes();
+}
+
+/// As on the CPU, with queries, keys and values all half or all bfloat16. Dims of keys and values are multiples of 8,
+/// at most 256, and their rows and those of the queries begin at multiples of 16 bytes.
+template <Pattern P, class T, Cache C, class TO>
+status attend(gpu const& exec, P const& pattern, query_view<T> const& q, C const& cache, rows_view<TO> const& out,
+              attend_taps const& taps, workspace const& work) {
+  if (status const s = detail::check_attention(exec, pattern, q, cache, out, taps); !s.ok()) return s;
+  return detail::plan_and_attend(exec, pattern, q, cache, self_view<T>{}, out, taps, work);
+}
+
+/// The same with a plan that was made for these positions, perhaps by another layer.
+template <Pattern P, class T, Cache C, class TO>
+status attend(gpu const& exec, P const& pattern, tile_plan const& plan, query_view<T> const& q, C const& cache,
+              rows_view<TO> const& out, attend_taps const& taps, workspace const& work) {
+  if (status const s = detail::check_attention(exec, pattern, q, cache, out, taps); !s.ok()) return s;
+  if (status const s = detail::check_plan_view(plan, q, cache); !s.ok()) return s;
+  if (status const s = detail::check_reachable(exec, plan.tiles, plan.runs, plan.masks, plan.tiles_used); !s.ok())
+    return s;
+  detail::carve memory(work);
+  detail::attend_memory_gpu const taken = detail::attend_memory_gpu::take(memory, exec, q, cache.kv_heads, taps);
+  if (!memory.fits()) return detail::attend_workspace_too_small();
+  return detail::run_attend(exec, pattern, &plan, q, cache, self_view<T>{}, out, taps, taken);
+}
+
+/// Prune-then-attend, as on the CPU.
+template <Pattern P, class T, Cache C, class TO>
+status attend(gpu const& exec, P const& pattern, query_view<T> const& q, C const& cache,
+              self_view<typename C::element> const& self, rows_view<TO> const& out, attend_taps const& taps,
+              workspace const& work) {
+  if (status const s = detail::check_attention(exec, pattern, q, cache, out, taps); !s.ok()) return s;
+  if (status const s = detail::check_self(q, self, cache); !s.ok()) return s;
+  if (status const s = detail::check_reachable(exec, self.keys.data, self.values.data); !s.ok()) return s;
+  return detail::plan_and_attend(exec, pattern, q, cache, self, out, taps, work);
+}
+
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA
