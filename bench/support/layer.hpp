@@ -1,28 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "scratch_memory.hpp"
+
 #include <purekv/attend.hpp>
 #include <purekv/convert.hpp>
 
 #include <cmath>
-#include <cstdlib>
 #include <numeric>
 #include <random>
 #include <vector>
-
-/// Memory aligned as a workspace must be.
-class scratch_memory {
- public:
-  explicit scratch_memory(std::size_t bytes) : bytes_(bytes), data_(std::aligned_alloc(64, (bytes + 64) / 64 * 64)) {}
-  scratch_memory(scratch_memory const&) = delete;
-  scratch_memory& operator=(scratch_memory const&) = delete;
-  ~scratch_memory() { std::free(data_); }
-  purekv::workspace view() const { return {data_, bytes_}; }
-
- private:
-  std::size_t bytes_;
-  void* data_;
-};
 
 /// One layer of one sequence with random queries, keys and values: `tokens` cached tokens, the last `queries` of them
 /// attending. Queries and results are float, the cache is T.
