@@ -11,10 +11,21 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <memory>
+#include <vector>
 
 namespace {
 
 // Memory that host and device reach, so that the example needs no copies.
+void release(void* memory) {
+#if defined(__CUDACC__)
+  cudaFree(memory);
+#else
+  std::free(memory);
+#endif
+}
+std::vector<std::unique_ptr<void, void (*)(void*)>> owned;
+
 template <class T> T* allocate(std::size_t count) {
 #if defined(__CUDACC__)
   void* memory = nullptr;
@@ -22,6 +33,7 @@ template <class T> T* allocate(std::size_t count) {
 #else
   void* memory = std::aligned_alloc(256, (count * sizeof(T) + 255) / 256 * 256);
 #endif
+  owned.emplace_back(memory, release);
   return static_cast<T*>(memory);
 }
 template <class T> T* filled(std::size_t count, T const& value) {
