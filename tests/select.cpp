@@ -3,6 +3,7 @@
 // The header under test comes first.
 #include "support/fixtures.hpp"
 #include "support/random.hpp"
+#include "support/unscored.hpp"
 
 #include <doctest/doctest.h>
 
@@ -19,12 +20,7 @@ namespace {
 
 float const inf = std::numeric_limits<float>::infinity(), nan_score = std::numeric_limits<float>::quiet_NaN();
 
-struct unscored {
-  static constexpr purekv::score_rows rows = purekv::score_rows::kv_heads;
-  static constexpr std::int32_t mass_queries = 0;
-  static std::int64_t scratch(purekv::layer_shape) { return 0; }
-  template <class G, class Input> void score(G const&, Input const&, purekv::score_out, float*) const {}
-};
+using test::unscored;
 
 /// keep may be any number, whatever a good budget would say.
 struct exactly {

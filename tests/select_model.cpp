@@ -4,6 +4,7 @@
 #include "support/fixtures.hpp"
 #include "support/oracle.hpp"
 #include "support/random.hpp"
+#include "support/unscored.hpp"
 
 #include <doctest/doctest.h>
 #include <purekv/budget/across_model.hpp>
@@ -28,12 +29,7 @@ using fixtures::status_on_ranks;
 
 namespace {
 
-struct unscored {
-  static constexpr score_rows rows = score_rows::kv_heads;
-  static constexpr std::int32_t mass_queries = 0;
-  static std::int64_t scratch(layer_shape) { return 0; }
-  template <class G, class Input> void score(G const&, Input const&, score_out, float*) const {}
-};
+using test::unscored;
 
 /// Every other layer keeps twice as much.
 struct by_layer {

@@ -129,6 +129,8 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
     memory_map const m = take(exec, layer, q, storage, detail::carve{work});
     if (!m.fits)
       return {errc::workspace_too_small, "gpu_pipeline::prefill: workspace smaller than prefill_workspace()"};
+    if (makes_plan(layer, q) && plan_memory_.bytes < plan_bytes_of(exec, layer, q, storage[layer]))
+      return {errc::workspace_too_small, "gpu_pipeline: the memory lent by keep_plan() is smaller than plan_bytes()"};
     attend_taps const taps{.lse = lse != nullptr ? lse : m.lse,
                            .lse_stride = lse != nullptr ? lse_stride : q.rows.tokens};
     layer_storage<T> const& own = storage[layer];
@@ -153,7 +155,8 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
   template <class TQ, class TI, class T, class TO>
   status decode(gpu const& exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> k,
                 rows_view<TI const> v, layer_storage<T> const* storage, rows_view<TO> out, workspace work) const {
-    if (status const s = check_call(exec, layer, q, k, v, storage, out); !s.ok()) return s;
+    if (status const s = check_call(layer, q, storage); !s.ok()) return s;
+    if (status const s = check_kept(exec, layer, q, k, v, storage[layer].kept, out); !s.ok()) return s;
     if (needs_full(layer) ? state_.evicted[layer] == 0 : state_.passed[layer] == 0 && state_.longest > 0)
       return {errc::not_ready, "gpu_pipeline::decode: this layer has not been through its prompt yet"};
     if (work.bytes < decode_workspace(exec, layer, q, storage))
@@ -211,7 +214,7 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
                 .scope = Compressor::scope};
       evidence<P, TQ> const seen{pattern_[layer], q, m.lse, q.rows.tokens};
       cover_attention(full);
-      cover_attention(storage[layer].kept);
+      if (schedule_.layers[layer].when == evict_when::before_attending) cover_attention(storage[layer].kept);
       cover(score_workspace(exec, c.estimator, seen, full, state_.longest));
       if constexpr (cross_layer) {
         cover(score_workspace(exec, c.estimator.source, seen, full, state_.longest));
@@ -226,18 +229,14 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
     return m;
   }
 
-  template <class TQ, class TI, class T, class TO>
-  status check_call(gpu const& exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> const& k,
-                    rows_view<TI const> const& v, layer_storage<T> const* storage, rows_view<TO> const& out) const {
+  template <class TQ, class T>
+  status check_call(std::int32_t layer, query_view<TQ> const& q, layer_storage<T> const* storage) const {
     if (!state_.started()) return {errc::not_ready, "gpu_pipeline: begin() has not been called"};
     if (layer < 0 || layer >= model_.layers) return {errc::bad_shape, "gpu_pipeline: no such layer"};
     if (storage == nullptr) return {errc::null_data, "gpu_pipeline: storage is null"};
     if (q.rows.heads != model_.heads || q.rows.dim != model_.dim || q.batch.sequences != state_.sequences)
       return {errc::mismatch, "gpu_pipeline: queries differ from the model or the prompt"};
-    ragged_cache<T> const& kept = storage[layer].kept;
-    if (!fits_model(kept)) return {errc::mismatch, "gpu_pipeline: the kept cache differs from the model or the prompt"};
-    if (status const s = detail::check_append(exec, k, v, q.batch, kept); !s.ok()) return s;
-    return detail::check_attention(exec, pattern_[layer], q, kept, out, attend_taps{});
+    return {};
   }
 
   template <class C> bool fits_model(C const& cache) const {
@@ -245,11 +244,32 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
            value_dim_of(cache) == model_.value_width();
   }
 
+  /// Whether `kept` of a layer is there and has room for what it will hold.
+  template <class T> status check_room(gpu const& exec, std::int32_t layer, ragged_cache<T> const& kept) const {
+    if (!fits_model(kept)) return {errc::mismatch, "gpu_pipeline: the kept cache differs from the model or the prompt"};
+    if (status const s = kept.check_view(); !s.ok()) return s;
+    if (status const s = detail::check_reachable_cache(exec, kept); !s.ok()) return s;
+    std::int64_t slots = 0;
+    for (std::int32_t s = 0; s < state_.sequences; ++s) slots += kept_slots(layer, state_.tokens[s], state_.new_tokens);
+    return kept.slots >= slots
+               ? status{}
+               : status{errc::capacity_exceeded, "gpu_pipeline: the kept cache has fewer slots than kept_slots()"};
+  }
+
+  /// And whether these queries can attend to it, and their tokens be cached in it.
+  template <class TQ, class TI, class T, class TO>
+  status check_kept(gpu const& exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> const& k,
+                    rows_view<TI const> const& v, ragged_cache<T> const& kept, rows_view<TO> const& out) const {
+    if (status const s = check_room(exec, layer, kept); !s.ok()) return s;
+    if (status const s = detail::check_append(exec, k, v, q.batch, kept); !s.ok()) return s;
+    return detail::check_attention(exec, pattern_[layer], q, kept, out, attend_taps{});
+  }
+
   template <class TQ, class TI, class T, class TO>
   status check_prompt(gpu const& exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> const& k,
                       rows_view<TI const> const& v, layer_storage<T> const* storage, rows_view<TO> const& out,
                       float const* lse, std::ptrdiff_t lse_stride) const {
-    if (status const s = check_call(exec, layer, q, k, v, storage, out); !s.ok()) return s;
+    if (status const s = check_call(layer, q, storage); !s.ok()) return s;
     if (lse != nullptr)
       if (status const s = detail::check_lse(q, lse_stride); !s.ok()) return s;
     if (state_.passed[layer] != 0)
@@ -260,17 +280,13 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
     if (come > state_.total || (needs_full(layer) && come != state_.total))
       return {errc::mismatch,
               "gpu_pipeline::prefill: more queries than begin() was told, or not all where they come at once"};
-    std::int64_t slots = 0;
-    for (std::int32_t s = 0; s < state_.sequences; ++s) slots += kept_slots(layer, state_.tokens[s], state_.new_tokens);
-    if (storage[layer].kept.slots < slots)
-      return {errc::capacity_exceeded, "gpu_pipeline: the kept cache has fewer slots than kept_slots()"};
-    if (!needs_full(layer)) return {};
+    if (!needs_full(layer)) return check_kept(exec, layer, q, k, v, storage[layer].kept, out);
 
     contiguous_cache<T> const& full = storage[layer].full;
-    if (status const s = detail::check_append(exec, k, v, q.batch, full); !s.ok()) return s;
-    if (status const s = detail::check_attention(exec, pattern_[layer], q, full, out, attend_taps{}); !s.ok()) return s;
     if (!fits_model(full))
       return {errc::mismatch, "gpu_pipeline::prefill: the full cache differs from the model or the prompt"};
+    if (status const s = detail::check_append(exec, k, v, q.batch, full); !s.ok()) return s;
+    if (status const s = detail::check_attention(exec, pattern_[layer], q, full, out, attend_taps{}); !s.ok()) return s;
     if (full.tokens < state_.longest)
       return {errc::capacity_exceeded, "gpu_pipeline::prefill: the full cache is shorter than the prompt"};
     layer_plan const& plan = schedule_.layers[layer];
@@ -279,9 +295,17 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
     for (std::int32_t b = 0; b < schedule_.band_count; ++b)
       if (schedule_.in_band(b, layer) && state_.scored[b] != layer - schedule_.bands[b].first)
         return {errc::not_ready, "gpu_pipeline::prefill: a layer of this source was left out; layers come in order"};
-    for (std::int32_t l = 0; l < layer; ++l)
-      if (needs_full(l) && evicts_at(l) == layer && state_.passed[l] == 0)
-        return {errc::not_ready, "gpu_pipeline::prefill: a layer that evicts now has not had its whole prompt"};
+    for (std::int32_t l = 0; l <= layer; ++l)
+      if (needs_full(l) && evicts_at(l) == layer) {
+        if (l < layer && state_.passed[l] == 0)
+          return {errc::not_ready, "gpu_pipeline::prefill: a layer that evicts now has not had its whole prompt"};
+        if (status const s = check_room(exec, l, storage[l].kept); !s.ok()) return s;
+        // Its prompt lies in a cache of its own until now.
+        if (l < layer && (!fits_model(storage[l].full) || storage[l].full.tokens < state_.longest))
+          return {errc::mismatch, "gpu_pipeline::prefill: the full cache of a layer that evicts now has another shape"};
+      }
+    if (plan.when == evict_when::before_attending)
+      return detail::check_attention(exec, pattern_[layer], q, storage[layer].kept, out, attend_taps{});
     return {};
   }
 
@@ -321,17 +345,29 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
       if (status const s = simt::launch({}, 0, exec.stream, kernel); !s.ok()) return s;
     }
     if (status const s = append(exec, k, v, q.batch, kept); !s.ok()) return s;
-    bool const whole = !drops(layer) && q.rows.tokens == state_.total;
-    return attend_by(exec, layer, whole, q, kept, out, taps, work);
+    return attend_by(exec, layer, q, kept, out, taps, work);
   }
 
-  /// whole: to the whole prompt, by the plan that layers share if there is memory for it.
+  /// Whether the layer attends to the whole prompt with the plan that layers share, and whether it makes it.
+  template <class TQ> bool shares_plan(std::int32_t layer, query_view<TQ> const& q) const {
+    return plan_memory_.data != nullptr && !pattern_.varies() && !drops(layer) && q.rows.tokens == state_.total &&
+           schedule_.layers[layer].when != evict_when::before_attending;
+  }
+  template <class TQ> bool makes_plan(std::int32_t layer, query_view<TQ> const& q) const {
+    return shares_plan(layer, q) && plan_.tiles == nullptr;
+  }
+  template <class TQ, class T>
+  std::size_t plan_bytes_of(gpu const& exec, std::int32_t layer, query_view<TQ> const& q,
+                            layer_storage<T> const& own) const {
+    return needs_full(layer) ? plan_workspace(exec, pattern_[0], q, own.full, heads_hold::the_same)
+                             : plan_workspace(exec, pattern_[0], q, own.kept, heads_hold::the_same);
+  }
+
   template <class TQ, Cache C, class TO>
-  status attend_by(gpu const& exec, std::int32_t layer, bool whole, query_view<TQ> const& q, C const& cache,
+  status attend_by(gpu const& exec, std::int32_t layer, query_view<TQ> const& q, C const& cache,
                    rows_view<TO> const& out, attend_taps const& taps, workspace const& work) {
-    if (!whole || plan_memory_.data == nullptr || pattern_.varies())
-      return attend(exec, pattern_[layer], q, cache, out, taps, work);
-    if (plan_.tiles == nullptr)
+    if (!shares_plan(layer, q)) return attend(exec, pattern_[layer], q, cache, out, taps, work);
+    if (makes_plan(layer, q))
       if (status const s = plan(exec, pattern_[layer], q, cache, plan_memory_, plan_, heads_hold::the_same); !s.ok())
         return s;
     return attend(exec, pattern_[layer], plan_, q, cache, out, taps, work);
@@ -373,9 +409,9 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
                            layer_storage<T> const* storage, rows_view<TO> const& out, attend_taps const& taps,
                            memory_map const& m) {
     contiguous_cache<T> const& full = storage[layer].full;
-    if (status const s = attend_by(exec, layer, true, q, full, out, taps, m.rest); !s.ok()) return s;
+    if (status const s = attend_by(exec, layer, q, full, out, taps, m.rest); !s.ok()) return s;
     evidence<P, TQ> seen{pattern_[layer], q, taps.lse, taps.lse_stride};
-    if (plan_.tiles != nullptr) seen.plan = &plan_;
+    if (shares_plan(layer, q)) seen.plan = &plan_;
     if constexpr (cross_layer) {
       if (status const s = note(exec, q); !s.ok()) return s;
       if (status const s = score_sources(exec, layer, seen, full, m); !s.ok()) return s;

@@ -3,6 +3,7 @@
 
 #include <purekv/detail/check.cuh>
 #include <purekv/detail/plan_tiles.cuh>
+#include <purekv/detail/token_bound.cuh>
 #include <purekv/plan.hpp>
 
 namespace purekv::inline v0_1 {
@@ -29,13 +30,6 @@ struct plan_budget {
   static constexpr std::int32_t words_per_query = 32, words_at_least = 8192;
 };
 
-template <Cache C> std::int64_t most_tokens(C const& cache) {
-  if constexpr (requires { cache.slots; })
-    return cache.slots;
-  else
-    return cache.tokens;
-}
-
 /// The memory of a plan and of what making it needs.
 struct device_plan_memory {
   query_tile* tiles;
@@ -54,7 +48,7 @@ struct device_plan_memory {
     using plan = device_plan<P, C>;
     using budget = plan_budget;
     std::int32_t const group = q.rows.heads / cache.kv_heads;
-    std::int64_t const tokens = most_tokens(cache);
+    std::int64_t const tokens = token_bound(cache, INT32_MAX);
     device_plan_memory m{};
     m.tile_queries = most_tile_queries<P>(group);
     m.tiles_per_head = query_cut<P>::most_tiles(q.rows.tokens, q.batch.sequences, m.tile_queries);

@@ -340,10 +340,60 @@ TEST_CASE("a pipeline on a GPU refuses what it can see, and launches nothing") {
   query_view<element> fewer = q;
   fewer.rows.tokens = 19;
   CHECK(prefill(0, fewer, work.view()) == errc::mismatch);
+  fixtures::owned_workspace tiles(p.plan_bytes(device.exec(), q, memory.storage[0].full));
+  REQUIRE(p.keep_plan(tiles.one_byte_less()).ok());
+  CHECK(prefill(0, q, work.view()) == errc::workspace_too_small);
+  REQUIRE(p.keep_plan(tiles.view()).ok());
+  layer_storage<element> const whole = memory.storage[0];
+  memory.storage[0].kept.slots = 5;
+  CHECK(prefill(0, q, work.view()) == errc::capacity_exceeded);
+  memory.storage[0].kept = {};
+  CHECK(prefill(0, q, work.view()) == errc::mismatch);
+  memory.storage[0] = whole;
   CHECK(before.unchanged());
   CHECK(prefill(0, q, work.view()) == errc::ok);
   CHECK(prefill(0, q, work.view()) == errc::bad_policy);
   layers[0] = {evict_when::deferred, 0};
   pipeline_type const bad(model, plan, snapkv<ratio>{.budget = ratio::compression(2)}, dense{});
   CHECK(!bad.check().ok());
+}
+
+TEST_CASE("a pipeline on a GPU wants the memory of what a layer keeps no sooner than it evicts") {
+  SEEDED(random);
+  model_shape const model{.layers = 2, .heads = 2, .kv_heads = 1, .dim = 64};
+  layer_plan layers[2];
+  source_band const bands[] = {{0, 1}};
+  one_source(layers, 2, bands[0]);
+  model_data const data(random, model, {20}, {0});
+  gpu_pipeline<purekv_early<ratio>, dense> p(model,
+                                             {.layers = layers, .layer_count = 2, .bands = bands, .band_count = 1},
+                                             purekv_early<ratio>{.budget = ratio::compression(2)}, dense{});
+  test::gpu_device device(random);
+  engine_memory memory(p, data, 3);
+  fixtures::owned_workspace host(p.host_state_bytes(1)), state(p.state_bytes(1, 20, 21));
+  device.run([&](gpu const& exec) { return p.begin(exec, 1, data.prompt.data(), 3, 21, host.view(), state.view()); });
+  fixtures::owned_rows<float> out(2, 20, 64);
+  auto const prefill = [&](int layer) {
+    std::size_t const l = static_cast<std::size_t>(layer);
+    auto const q = data.queries(layer);
+    fixtures::owned_workspace work(p.prefill_workspace(device.exec(), layer, q, memory.storage.data()));
+    return device
+        .status_of([&](gpu const& exec) {
+          return p.prefill(exec, layer, q, data.k[l].rows(), data.v[l].rows(), memory.storage.data(), out.view,
+                           work.view());
+        })
+        .code;
+  };
+  ragged_cache<element> const kept = memory.storage[0].kept;
+  memory.storage[0].kept = {};
+  CHECK(prefill(0) == errc::ok);
+  fixtures::snapshot before;
+  before.watch(memory.full[1].keys);
+  before.watch(memory.kept[1].extents);
+  CHECK(prefill(1) == errc::mismatch);
+  CHECK(before.unchanged());
+  memory.storage[0].kept = kept;
+  CHECK(prefill(1) == errc::ok);
+  CHECK(p.released(0));
+  CHECK(kept.length(0, 0) == p.kept_tokens(0, 20));
 }

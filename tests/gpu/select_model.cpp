@@ -2,6 +2,7 @@
 #include <purekv/select_model.cuh>
 // The header under test comes first.
 #include "support/gpu.hpp"
+#include "support/unscored.hpp"
 
 #include <purekv/budget/across_model.hpp>
 #include <purekv/budget/ratio.hpp>
@@ -17,14 +18,9 @@ using namespace purekv;
 
 namespace gpu_select_model_test {
 
-float const inf = std::numeric_limits<float>::infinity(), not_a_number = std::numeric_limits<float>::quiet_NaN();
+using test::unscored;
 
-struct unscored {
-  static constexpr score_rows rows = score_rows::kv_heads;
-  static constexpr std::int32_t mass_queries = 0;
-  static std::int64_t scratch(layer_shape) { return 0; }
-  template <class G, class Input> void score(G const&, Input const&, score_out, float*) const {}
-};
+float const inf = std::numeric_limits<float>::infinity(), not_a_number = std::numeric_limits<float>::quiet_NaN();
 
 /// Every other layer keeps twice as much.
 struct by_layer {

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <purekv/simt/shared.hpp>
-#include <purekv/simt/warp.hpp>
+#include <purekv/detail/block_scan.cuh>
 
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
@@ -30,17 +29,10 @@ template <std::int32_t Warps> struct block_sums {
 
   /// The sum over the threads before this one, and over all.
   PUREKV_DEVICE prefix scan(std::int32_t value) const {
-    std::int32_t const through = simt::warp_scan(value), warp = simt::warp_index();
-    simt::sync();
-    if (simt::lane_index() == simt::warp_threads - 1) of_warp.store(warp, through);
-    simt::sync();
-    prefix sum{through - value, 0};
-    for (std::int32_t w = 0; w < Warps; ++w) {
-      std::int32_t const one = of_warp.load(w);
-      if (w < warp) sum.before += one;
-      sum.all += one;
-    }
-    return sum;
+    simt::sync();  // others may still read what came before
+    scanned const sum =
+        block_scan<Warps * simt::warp_threads>(static_cast<std::uint32_t>(value), of_warp.template as<std::uint32_t>());
+    return {static_cast<std::int32_t>(sum.before), static_cast<std::int32_t>(sum.all)};
   }
 
  private:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <purekv/cache.hpp>
+#include <purekv/detail/slots.hpp>
 
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
@@ -21,10 +21,7 @@ struct head_block {
 /// Upper bound of the number of blocks, from what the host sees.
 template <Cache C> std::int64_t head_blocks(C const& cache, std::int32_t keys) {
   std::int64_t const heads = std::int64_t{cache.sequences} * cache.kv_heads;
-  if constexpr (requires { cache.slots; })
-    return cache.slots / keys + heads;
-  else
-    return heads * cache.tokens / keys + heads;
+  return slots_in(cache) / keys + heads;
 }
 
 template <Cache C> PUREKV_HD head_block head_block_of(C const& cache, std::int64_t block, std::int32_t keys) {
