@@ -15,3 +15,8 @@ add_library(purekv_native INTERFACE)
 if(PUREKV_NATIVE)
   target_compile_options(purekv_native INTERFACE -march=native)
 endif()
+
+# Sanitized tests call for each access instead of testing it in place: they compile in two thirds of the time.
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_FLAGS_DEBUG MATCHES "-fsanitize=address")
+  add_compile_options("SHELL:--param asan-instrumentation-with-call-threshold=0")
+endif()
