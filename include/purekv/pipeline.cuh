@@ -5,6 +5,7 @@
 #include <purekv/attend.cuh>
 #include <purekv/compact.cuh>
 #include <purekv/decode.cuh>
+#include <purekv/detail/chunk_mass.cuh>
 #include <purekv/detail/pipeline_base.hpp>
 #include <purekv/detail/prompt_on_gpu.cuh>
 #include <purekv/layer_storage.hpp>
@@ -18,21 +19,25 @@ namespace purekv::inline v0_1::inline PUREKV_ISA {
 
 /// `pipeline` on a GPU: the same model, schedule, policies and calls, one per layer, none of which waits for the
 /// device. The schedule and how far each layer is lie in host memory, all else on the device; so that no size has to
-/// come back, prompts under a schedule that evicts come at once, and the queries of a call are counted, not looked at:
-/// that every sequence has as many as begin() was told, and those that drop the rows of kept_rows(), is a precondition.
-/// An error that the host can see leaves everything as it was.
+/// come back, the queries of a call are counted, not looked at. Preconditions: every sequence gets as many in all as
+/// begin() was told, each chunk the same in all layers, those that drop the rows of kept_rows(); between the chunks of
+/// a prompt nobody else touches the full caches. An error that the host can see leaves everything as it was.
 template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipeline_base<Compressor, P> {
   using base = detail::pipeline_base<Compressor, P>;
+  using base::collecting_below;
+  using base::collects;
   using base::compressor_;
   using base::model_;
   using base::pattern_;
   using base::schedule_;
   static constexpr bool cross_layer = base::cross_layer;
+  static constexpr std::int32_t mass_queries = base::mass_queries;
 
  public:
   using base::check;
   using base::drops;
   using base::evicts_at;
+  using base::keeps_full;
   using base::kept_slots;
   using base::needs_full;
 
@@ -56,7 +61,7 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
   std::size_t state_bytes(std::int32_t sequences, std::int32_t prompt_tokens, std::int32_t full_tokens) const {
     detail::prompt_on_gpu state{.sequences = sequences, .longest = prompt_tokens};
     detail::carve memory;
-    state.take_device(memory, model_, schedule_, full_tokens);
+    state.take_device(memory, model_, schedule_, collecting_below(model_.layers), full_tokens);
     return memory.bytes();
   }
 
@@ -64,8 +69,6 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
   status begin(gpu const& exec, std::int32_t sequences, std::int32_t const* tokens, std::int32_t new_tokens,
                std::int32_t full_tokens, workspace host_state, workspace state) {
     if (status const s = check(); !s.ok()) return s;
-    if (schedule_.chunked && schedule_.evicts())
-      return {errc::bad_policy, "gpu_pipeline: prompts under a schedule that evicts come at once, not in chunks"};
     if (status const s = detail::check_gpu(exec); !s.ok()) return s;
     if (sequences <= 0 || new_tokens < 0 || full_tokens < 0)
       return {errc::bad_shape,
@@ -79,7 +82,7 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
     }
     detail::carve of_host{host_state}, of_device{state};
     next.take_host(of_host, model_, schedule_);
-    next.take_device(of_device, model_, schedule_, full_tokens);
+    next.take_device(of_device, model_, schedule_, collecting_below(model_.layers), full_tokens);
     if (!of_host.fits() || !of_device.fits())
       return {errc::workspace_too_small, "gpu_pipeline::begin: less memory than host_state_bytes() or state_bytes()"};
     if (status const s = detail::put(exec, tokens, next.counts, sequences); !s.ok()) return s;
@@ -93,12 +96,13 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
     return {};
   }
 
-  /// Device memory that `keep_plan` wants for the whole prompt, whose queries these are.
+  /// Device memory that `keep_plan` wants for these queries, the whole prompt's or those of a chunk.
   template <class T, class TQ>
   std::size_t plan_bytes(gpu const& exec, query_view<TQ> const& q, contiguous_cache<T> const& full) const {
     return pattern_.varies() ? 0 : plan_workspace(exec, pattern_[0], q, full, heads_hold::the_same);
   }
-  /// As pipeline::keep_plan: the first layer that attends to the whole prompt makes the plan, for those that follow.
+  /// As pipeline::keep_plan: the first layer that attends to the prompt, or to a chunk of it, makes the plan, for those
+  /// that follow.
   status keep_plan(workspace const& memory) {
     if (!state_.started()) return {errc::not_ready, "gpu_pipeline: begin() has not been called"};
     plan_memory_ = memory;
@@ -129,7 +133,7 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
     memory_map const m = take(exec, layer, q, storage, detail::carve{work});
     if (!m.fits)
       return {errc::workspace_too_small, "gpu_pipeline::prefill: workspace smaller than prefill_workspace()"};
-    if (makes_plan(layer, q) && plan_memory_.bytes < plan_bytes_of(exec, layer, q, storage[layer]))
+    if (shares_plan(layer) && !has_plan(layer, q) && plan_memory_.bytes < plan_bytes_of(exec, layer, q, storage[layer]))
       return {errc::workspace_too_small, "gpu_pipeline: the memory lent by keep_plan() is smaller than plan_bytes()"};
     attend_taps const taps{.lse = lse != nullptr ? lse : m.lse,
                            .lse_stride = lse != nullptr ? lse_stride : q.rows.tokens};
@@ -138,7 +142,7 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
     if (!needs_full(layer)) {
       result = keep_whole(exec, layer, q, k, v, own.kept, out, taps, m.rest);
     } else {
-      result = fill(exec, q, k, v, own.full);
+      result = fill(exec, layer, q, k, v, own.full);
       if (result.ok())
         result = schedule_.layers[layer].when == evict_when::before_attending
                      ? prune_then_attend(exec, layer, q, own, out, taps, m)
@@ -183,6 +187,7 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
     float* lse = nullptr;         // [heads, queries]
     float* scores = nullptr;      // [sequences, kv_heads, longest]
     float* own_source = nullptr;  // the same, for a cross_layer that is its own source
+    float* mass = nullptr;        // [sequences, heads, longest], what a chunk adds to the mass
     selection kept;
     workspace rest;  // lent to one operation after the other
     bool fits = false;
@@ -207,13 +212,15 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
       std::int64_t const rows = std::int64_t{full.sequences} * full.kv_heads, tokens = rows * full.tokens;
       m.scores = memory.take<float>(rows * state_.longest);
       m.own_source = memory.take<float>(cross_layer ? rows * state_.longest : 0);
+      m.mass = memory.take<float>(collects(layer) ? std::int64_t{full.sequences} * model_.heads * state_.longest : 0);
       m.kept = {.offset = memory.take<std::int64_t>(rows + 1),
                 .token = memory.take<std::int32_t>(tokens),
                 .capacity = tokens,
                 .rows = detail::selection_rows<Compressor>(full),
                 .scope = Compressor::scope};
-      evidence<P, TQ> const seen{pattern_[layer], q, m.lse, q.rows.tokens};
+      evidence<P, TQ> const seen{pattern_[layer], q, m.lse, q.rows.tokens, mass_of(layer)};
       cover_attention(full);
+      if (collects(layer)) cover(detail::chunk_mass_workspace(exec, q, full, mass_queries));
       if (schedule_.layers[layer].when == evict_when::before_attending) cover_attention(storage[layer].kept);
       cover(score_workspace(exec, c.estimator, seen, full, state_.longest));
       if constexpr (cross_layer) {
@@ -276,10 +283,11 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
       return {errc::bad_policy, "gpu_pipeline::prefill: this layer has had its prompt; call begin() for the next"};
     if (drops(layer) && *state_.chosen == 0)
       return {errc::not_ready, "gpu_pipeline::prefill: the source of this layer has not been scored yet"};
-    std::int64_t const come = state_.come[layer] + q.rows.tokens;
-    if (come > state_.total || (needs_full(layer) && come != state_.total))
-      return {errc::mismatch,
-              "gpu_pipeline::prefill: more queries than begin() was told, or not all where they come at once"};
+    if (state_.come[layer] + q.rows.tokens > state_.total)
+      return {errc::mismatch, "gpu_pipeline::prefill: more queries than begin() was told"};
+    if (!completes(layer, q) && !drops(layer) && !schedule_.chunked && schedule_.evicts())
+      return {errc::bad_policy,
+              "gpu_pipeline::prefill: a prompt in chunks needs schedule::chunked; without it give all queries at once"};
     if (!needs_full(layer)) return check_kept(exec, layer, q, k, v, storage[layer].kept, out);
 
     contiguous_cache<T> const& full = storage[layer].full;
@@ -289,6 +297,7 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
     if (status const s = detail::check_attention(exec, pattern_[layer], q, full, out, attend_taps{}); !s.ok()) return s;
     if (full.tokens < state_.longest)
       return {errc::capacity_exceeded, "gpu_pipeline::prefill: the full cache is shorter than the prompt"};
+    if (!completes(layer, q)) return {};
     layer_plan const& plan = schedule_.layers[layer];
     if (plan.source >= 0 && schedule_.bands[plan.source].last < layer && !band_scored(plan.source))
       return {errc::not_ready, "gpu_pipeline::prefill: the source of this layer has not been scored yet"};
@@ -309,6 +318,13 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
     return {};
   }
 
+  /// Whether these queries are the last of the prompt.
+  template <class TQ> bool completes(std::int32_t layer, query_view<TQ> const& q) const {
+    return state_.come[layer] + q.rows.tokens == state_.total;
+  }
+  score_view mass_of(std::int32_t layer) const {
+    return collects(layer) ? state_.mass(collecting_below(layer), model_.heads) : score_view{};
+  }
   bool band_scored(std::int32_t band) const {
     return state_.scored[band] == schedule_.bands[band].last - schedule_.bands[band].first + 1;
   }
@@ -320,13 +336,14 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
   }
 
   template <class TQ, class TI, class T>
-  status fill(gpu const& exec, query_view<TQ> const& q, rows_view<TI const> const& k, rows_view<TI const> const& v,
-              contiguous_cache<T> const& full) const {
+  status fill(gpu const& exec, std::int32_t layer, query_view<TQ> const& q, rows_view<TI const> const& k,
+              rows_view<TI const> const& v, contiguous_cache<T> const& full) const {
     std::int32_t const rows = full.sequences * full.kv_heads;
-    if (status const s = simt::launch({.x = (rows - 1) / detail::forget_all::threads + 1}, 0, exec.stream,
-                                      detail::forget_all{full.lengths, rows});
-        !s.ok())
-      return s;
+    if (state_.come[layer] == 0)
+      if (status const s = simt::launch({.x = (rows - 1) / detail::forget_all::threads + 1}, 0, exec.stream,
+                                        detail::forget_all{full.lengths, rows});
+          !s.ok())
+        return s;
     return append(exec, k, v, q.batch, full);
   }
 
@@ -348,13 +365,13 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
     return attend_by(exec, layer, q, kept, out, taps, work);
   }
 
-  /// Whether the layer attends to the whole prompt with the plan that layers share, and whether it makes it.
-  template <class TQ> bool shares_plan(std::int32_t layer, query_view<TQ> const& q) const {
-    return plan_memory_.data != nullptr && !pattern_.varies() && !drops(layer) && q.rows.tokens == state_.total &&
+  /// Whether the layer attends to all that has come with the plan that layers share, and whether it is there.
+  bool shares_plan(std::int32_t layer) const {
+    return plan_memory_.data != nullptr && !pattern_.varies() && !drops(layer) &&
            schedule_.layers[layer].when != evict_when::before_attending;
   }
-  template <class TQ> bool makes_plan(std::int32_t layer, query_view<TQ> const& q) const {
-    return shares_plan(layer, q) && plan_.tiles == nullptr;
+  template <class TQ> bool has_plan(std::int32_t layer, query_view<TQ> const& q) const {
+    return plan_.tiles != nullptr && planned_after_ == state_.come[layer] && planned_queries_ == q.rows.tokens;
   }
   template <class TQ, class T>
   std::size_t plan_bytes_of(gpu const& exec, std::int32_t layer, query_view<TQ> const& q,
@@ -366,10 +383,13 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
   template <class TQ, Cache C, class TO>
   status attend_by(gpu const& exec, std::int32_t layer, query_view<TQ> const& q, C const& cache,
                    rows_view<TO> const& out, attend_taps const& taps, workspace const& work) {
-    if (!shares_plan(layer, q)) return attend(exec, pattern_[layer], q, cache, out, taps, work);
-    if (makes_plan(layer, q))
+    if (!shares_plan(layer)) return attend(exec, pattern_[layer], q, cache, out, taps, work);
+    if (!has_plan(layer, q)) {
       if (status const s = plan(exec, pattern_[layer], q, cache, plan_memory_, plan_, heads_hold::the_same); !s.ok())
         return s;
+      planned_after_ = state_.come[layer];
+      planned_queries_ = q.rows.tokens;
+    }
     return attend(exec, pattern_[layer], plan_, q, cache, out, taps, work);
   }
 
@@ -410,10 +430,18 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
                            memory_map const& m) {
     contiguous_cache<T> const& full = storage[layer].full;
     if (status const s = attend_by(exec, layer, q, full, out, taps, m.rest); !s.ok()) return s;
-    evidence<P, TQ> seen{pattern_[layer], q, taps.lse, taps.lse_stride};
-    if (shares_plan(layer, q)) seen.plan = &plan_;
+    evidence<P, TQ> seen{pattern_[layer], q, taps.lse, taps.lse_stride, mass_of(layer)};
+    if (shares_plan(layer)) seen.plan = &plan_;
+    if constexpr (mass_queries > 0)
+      if (collects(layer))
+        if (status const s = detail::add_chunk_mass(exec, seen, full, mass_queries, base::mass_by, state_.counts,
+                                                    state_.to_come, m.mass, m.rest);
+            !s.ok())
+          return s;
+    if (!completes(layer, q)) return {};
+
     if constexpr (cross_layer) {
-      if (status const s = note(exec, q); !s.ok()) return s;
+      if (status const s = note(exec, full); !s.ok()) return s;
       if (status const s = score_sources(exec, layer, seen, full, m); !s.ok()) return s;
       std::int32_t const first = schedule_.first_dropping();
       if (first < model_.layers && schedule_.bands[schedule_.layers[first].source].last == layer)
@@ -431,10 +459,11 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
     return {};
   }
 
-  template <class TQ> status note(gpu const& exec, query_view<TQ> const& q) const {
-    using kernel = detail::note_positions;
-    return simt::launch({.x = (q.rows.tokens + kernel::threads - 1) / kernel::threads}, 0, exec.stream,
-                        kernel{q.batch, q.rows.tokens, state_.longest, state_.positions});
+  /// Where the tokens of the prompt are, beside a source's scores.
+  template <class T> status note(gpu const& exec, contiguous_cache<T> const& full) const {
+    using kernel = detail::note_positions<T>;
+    return simt::launch({.x = (state_.longest + kernel::threads - 1) / kernel::threads, .y = state_.sequences}, 0,
+                        exec.stream, kernel{full, state_.longest, state_.positions});
   }
 
   template <class TQ, class T>
@@ -488,6 +517,9 @@ template <class Compressor, Pattern P> class gpu_pipeline : public detail::pipel
   detail::prompt_on_gpu state_;
   workspace plan_memory_;
   tile_plan plan_;
+  // The queries that it was made for: so many, after so many others.
+  std::int32_t planned_queries_ = 0;
+  std::int64_t planned_after_ = 0;
 };
 
 }  // namespace purekv::inline v0_1::inline PUREKV_ISA

@@ -49,6 +49,11 @@ std::size_t chunk_mass_workspace(cpu exec, evidence<P, TQ> const& seen, C const&
                         score_rows::heads);
 }
 
+/// The mass of a token with that of more queries.
+PUREKV_HD inline float grown_mass(float held, float added, mass_reduction by) {
+  return by == mass_reduction::sum ? held + added : larger_score(held, added);
+}
+
 /// seen.mass(s, h, t) grows by what the queries of a chunk of sequence s that are in `range` give token t, or becomes
 /// the larger of the two. The chunk's own tokens, the newest in `cache`, start from 0. No query of an earlier chunk can
 /// give them anything: it attended when they were not there. part : [heads, tokens of the sequence]
@@ -68,7 +73,7 @@ status add_chunk_mass(cpu exec, evidence<P, TQ> const& seen, C const& cache, std
     float* const all = seen.mass.row(s, h);
     for_share(exec, tokens, [&](std::int32_t t) {
       float const held = t < before ? all[t] : 0, added = some ? more.row(0, h)[t] : 0;
-      all[t] = by == mass_reduction::sum ? held + added : larger_score(held, added);
+      all[t] = grown_mass(held, added, by);
     });
   }
   exec.sync();

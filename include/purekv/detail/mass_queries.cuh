@@ -36,6 +36,9 @@ template <Pattern P, class TQ, Cache C> struct mass_queries {
   tile_plan plan;
   bool planned;
   std::int32_t group;
+  /// [sequences] or null: queries of each sequence that are not in `q` but belong to those that `range` counts, behind
+  /// them.
+  std::int32_t const* to_come = nullptr;
 
   /// Those of `range` in a sequence, and the tiles of the plan that have some of them.
   struct selected {
@@ -44,7 +47,8 @@ template <Pattern P, class TQ, Cache C> struct mass_queries {
 
   PUREKV_DEVICE selected select(mass_key_block const& keys) const {
     std::int32_t const begin = q.begin(keys.sequence), count = q.count(keys.sequence);
-    selected s{begin + range.first(count), begin + range.last(count), 0, 0};
+    std::int32_t const all = count + (to_come != nullptr ? to_come[keys.sequence] : 0);
+    selected s{begin + smaller(range.first(all), count), begin + smaller(range.last(all), count), 0, 0};
     if (!planned || s.first >= s.last) return s;
     s.first_tile = first_tile(keys.kv_head, [&](query_tile const& tile) { return tile.first + tile.count > s.first; });
     s.tiles = first_tile(keys.kv_head, [&](query_tile const& tile) { return tile.first >= s.last; }) - s.first_tile;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <purekv/detail/batch.cuh>
+#include <purekv/cache.hpp>
 #include <purekv/detail/carve.hpp>
-#include <purekv/gpu.cuh>
+#include <purekv/detail/put.cuh>
 #include <purekv/model_shape.hpp>
 #include <purekv/schedule.hpp>
 #include <purekv/selection.hpp>
@@ -12,28 +12,6 @@
 
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
-
-/// to[i] = values[i]: the way from the host to the device that needs no copy, so that it can be captured.
-struct put_numbers {
-  static constexpr std::int32_t threads = 64;
-  std::int32_t* to;
-  std::int32_t count;
-  std::int32_t values[threads];
-
-  PUREKV_DEVICE void operator()() const {
-    std::int32_t const i = simt::thread_index();
-    if (i < count) to[i] = values[i];
-  }
-};
-
-inline status put(gpu const& exec, std::int32_t const* from, std::int32_t* to, std::int32_t count) {
-  for (std::int32_t first = 0; first < count; first += put_numbers::threads) {
-    put_numbers kernel{to + first, count - first < put_numbers::threads ? count - first : put_numbers::threads, {}};
-    for (std::int32_t i = 0; i < kernel.count; ++i) kernel.values[i] = from[first + i];
-    if (status const s = simt::launch({}, 0, exec.stream, kernel); !s.ok()) return s;
-  }
-  return {};
-}
 
 /// The extents of a ragged cache for tokens[s] + room tokens in every head of sequence s, with length 0.
 struct lay_out_prompt {
@@ -65,18 +43,17 @@ struct forget_all {
   }
 };
 
-/// positions[s * longest + i] = position of token i of sequence s, what lies beyond `longest` left out.
-struct note_positions {
+/// positions[s * longest + t] = position of token t of sequence s, what lies beyond `longest` left out. Block y has
+/// sequence y.
+template <class T> struct note_positions {
   static constexpr std::int32_t threads = 128;
-  batch_view batch;
-  std::int32_t tokens, longest;
+  contiguous_cache<T> full;
+  std::int32_t longest;
   std::int32_t* positions;
 
   PUREKV_DEVICE void operator()() const {
-    std::int32_t const t = simt::block_index().x * threads + simt::thread_index();
-    if (t >= tokens) return;
-    std::int32_t const s = sequence_of(batch, t), i = t - begin_of(batch, s);
-    if (i < longest) positions[std::int64_t{s} * longest + i] = batch.positions[t];
+    std::int32_t const s = simt::block_index().y, t = simt::block_index().x * threads + simt::thread_index();
+    if (t < longest && t < full.length(s, 0)) positions[std::int64_t{s} * longest + t] = *full.run(s, 0, t).positions;
   }
 };
 
@@ -91,9 +68,11 @@ struct prompt_on_gpu {
   std::int32_t* scored = nullptr;     // host, [bands] layers scored
   std::int32_t* chosen = nullptr;     // host, [1] whether `kept` is known
   std::int32_t* counts = nullptr;     // device, [sequences]: tokens
+  std::int32_t* to_come = nullptr;    // device, [sequences]: those after the chunk, of a prompt in chunks
   std::int32_t* positions = nullptr;  // device, [sequences, longest]
   std::int64_t* slots = nullptr;      // device, [1]: what a layout needs, which nobody asks for
   float* scores = nullptr;            // device, [bands, sequences, kv_heads, longest]
+  float* masses = nullptr;            // device, [masses, sequences, heads, longest], of a prompt in chunks
   selection kept{};                   // device, the rows that enter the layers that drop
 
   void take_host(carve& memory, model_shape const& model, schedule const& plan) {
@@ -104,13 +83,17 @@ struct prompt_on_gpu {
     scored = memory.take<std::int32_t>(plan.band_count);
     chosen = memory.take<std::int32_t>(1);
   }
-  /// full_tokens: the capacity of a head of the full caches.
-  void take_device(carve& memory, model_shape const& model, schedule const& plan, std::int64_t full_tokens) {
+  /// mass_count: for how many layers attention mass is put together chunk by chunk. full_tokens: the capacity of a head
+  /// of the full caches.
+  void take_device(carve& memory, model_shape const& model, schedule const& plan, std::int32_t mass_count,
+                   std::int64_t full_tokens) {
     std::int64_t const rows = std::int64_t{sequences} * longest;
     counts = memory.take<std::int32_t>(sequences);
+    to_come = memory.take<std::int32_t>(mass_count > 0 ? sequences : 0);
     positions = memory.take<std::int32_t>(rows);
     slots = memory.take<std::int64_t>(1);
     scores = memory.take<float>(plan.band_count * model.kv_heads * rows);
+    masses = memory.take<float>(mass_count * model.heads * rows);
     if (plan.first_dropping() < model.layers)
       kept = {.offset = memory.take<std::int64_t>(std::int64_t{sequences} + 1),
               .token = memory.take<std::int32_t>(sequences * full_tokens),
@@ -128,6 +111,9 @@ struct prompt_on_gpu {
   }
   source_view band_source(std::int32_t band, std::int32_t kv_heads) const {
     return source_of(scores + std::int64_t{band} * sequences * kv_heads * longest, kv_heads);
+  }
+  score_view mass(std::int32_t index, std::int32_t heads) const {
+    return dense_scores(masses + std::int64_t{index} * sequences * heads * longest, sequences, heads, longest);
   }
 };
 
