@@ -9,13 +9,20 @@
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
 
-/// Merges parts that travel in the parameters of the launch: a warp takes a row. Width elements are moved at once, at
-/// multiples of their size.
-template <class T, std::int32_t Parts, std::int32_t Width> struct merge_rows {
+/// Parts that travel in the parameters of a launch.
+template <class T, std::int32_t Most> struct carried_parts {
+  partial<T> part[Most];
+
+  PUREKV_DEVICE partial<T> const& operator[](std::int32_t p) const { return part[p]; }
+};
+
+/// A warp takes a row. Parts: carried_parts, or a pointer to them in device memory. Width elements are moved at once,
+/// at multiples of their size.
+template <class T, class Parts, std::int32_t Width> struct merge_rows {
   static constexpr std::int32_t threads = 128, warps = threads / simt::warp_threads;
   using pack = simt::pack<T, Width>;
 
-  partial<T> parts[Parts];
+  Parts parts;
   std::int32_t count;
   rows_view<T> out;
   float* lse;
