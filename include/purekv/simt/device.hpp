@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <purekv/simt/executor/block.hpp>
+#include <purekv/simt/executor/block_meet.hpp>
+#include <purekv/simt/executor/block_memory.hpp>
+#include <purekv/simt/executor/block_run.hpp>
 
 #include <deque>
 
