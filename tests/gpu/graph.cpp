@@ -18,13 +18,13 @@ namespace gpu_graph_test {
 
 /// All that a layer needs: a prompt is cached, attended to, a quarter of it is kept, and one more token attends to
 /// that.
-struct layer {
+template <class T> struct layer {
   static constexpr int heads = 8, kv_heads = 2, tokens = 130, dim = 64, room = 4;
-  fixtures::owned_rows<half> q{heads, tokens, dim}, k{kv_heads, tokens, dim}, v{kv_heads, tokens, dim};
-  fixtures::owned_rows<half> next_q{heads, 1, dim}, next_k{kv_heads, 1, dim}, next_v{kv_heads, 1, dim};
-  fixtures::owned_rows<half> out{heads, tokens, dim}, next_out{heads, 1, dim};
-  fixtures::owned_contiguous<half> full{1, kv_heads, tokens, dim};
-  fixtures::owned_ragged<half> kept{1, kv_heads, {tokens, tokens}, dim};
+  fixtures::owned_rows<T> q{heads, tokens, dim}, k{kv_heads, tokens, dim}, v{kv_heads, tokens, dim};
+  fixtures::owned_rows<T> next_q{heads, 1, dim}, next_k{kv_heads, 1, dim}, next_v{kv_heads, 1, dim};
+  fixtures::owned_rows<T> out{heads, tokens, dim}, next_out{heads, 1, dim};
+  fixtures::owned_contiguous<T> full{1, kv_heads, tokens, dim};
+  fixtures::owned_ragged<T> kept{1, kv_heads, {tokens, tokens}, dim};
   fixtures::owned_scores lse{1, heads, tokens}, scores{1, kv_heads, tokens};
   fixtures::owned_selection chosen{kv_heads, kv_heads* tokens};
   fixtures::buffer<std::int32_t> positions, next_position;
@@ -36,9 +36,9 @@ struct layer {
     for (int i = 0; i < tokens; ++i) positions.push_back(i);
   }
 
-  query_view<half> queries() const { return {q.rows(), {1, nullptr, positions.data()}}; }
-  query_view<half> next() const { return {next_q.rows(), {1, nullptr, next_position.data()}}; }
-  evidence<dense, half> seen() const { return {dense{}, queries(), lse.view.data, lse.view.row_stride}; }
+  query_view<T> queries() const { return {q.rows(), {1, nullptr, positions.data()}}; }
+  query_view<T> next() const { return {next_q.rows(), {1, nullptr, next_position.data()}}; }
+  evidence<dense, T> seen() const { return {dense{}, queries(), lse.view.data, lse.view.row_stride}; }
 
   std::size_t workspace_bytes(gpu const& exec) const {
     std::size_t const all[] = {attend_workspace(exec, dense{}, queries(), full.view, taps()),
@@ -68,11 +68,11 @@ struct layer {
   void start_over() {
     for (std::int32_t& length : full.lengths) length = 0;
     for (auto* rows : {&out, &next_out})
-      std::memset(static_cast<void*>(rows->memory.data()), 0xa5, rows->memory.size() * sizeof(half));
+      std::memset(static_cast<void*>(rows->memory.data()), 0xa5, rows->memory.size() * sizeof(T));
   }
 
   struct outcome {
-    std::vector<half> out, next_out;
+    std::vector<T> out, next_out;
     std::vector<std::int32_t> kept;
     friend bool operator==(outcome const& a, outcome const& b) {
       auto const same = [](auto const& x, auto const& y) {
@@ -93,16 +93,17 @@ struct layer {
 
 using gpu_graph_test::layer;
 
-TEST_CASE("a prompt runs without the host, in a graph as in a stream, with the same bits each time") {
+TEST_CASE_TEMPLATE("a prompt runs without the host, in a graph as in a stream, with the same bits each time", T, half,
+                   bfloat16) {
   SEEDED(random);
-  layer all(random);
+  layer<T> all(random);
   test::gpu_device device(random);
   fixtures::owned_workspace work(all.workspace_bytes(device.exec()));
   device.run([&](gpu const& exec) { return all.run(exec, work.view()); });
-  layer::outcome const first = all.result();
-  std::size_t const a_quarter = (layer::tokens + 3) / 4;
-  CHECK(first.kept.size() >= layer::kv_heads * (a_quarter - 1));
-  CHECK(first.kept.size() < layer::kv_heads * layer::tokens / 2);
+  auto const first = all.result();
+  std::size_t const a_quarter = (all.tokens + 3) / 4;
+  CHECK(first.kept.size() >= all.kv_heads * (a_quarter - 1));
+  CHECK(first.kept.size() < all.kv_heads * all.tokens / 2);
 
   all.start_over();
 #if defined(__CUDACC__)
