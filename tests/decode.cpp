@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <purekv/decode.hpp>
 // The header under test comes first.
-#include "support/fixtures_attention.hpp"
+#include "support/decode_shapes.hpp"
 #include "support/random.hpp"
 
 #include <doctest/doctest.h>
@@ -21,12 +21,6 @@ struct decode_operation {
   static purekv::status run(auto const&... in) { return purekv::decode(in...); }
 };
 template <class TO> operation_check<decode_operation, TO> const check{};
-
-shape step(int heads, int kv_heads, int dim, int tokens, int queries = 1) {
-  shape s = square(heads, kv_heads, dim, tokens);
-  s.queries = {queries};
-  return s;
-}
 
 template <class TQ, class Owned, class TO> void check_steps(generator& random, std::initializer_list<shape> shapes) {
   for (shape s : shapes) {
@@ -77,11 +71,7 @@ TEST_CASE("decode: dims of models, for every number of rows in registers") {
 
 TEST_CASE("decode: ragged batches and caches, sequences with nothing to ask or nothing cached") {
   SEEDED(random);
-  shape s;
-  s.heads = 8;
-  s.kv_heads = 2;
-  s.span = {300, 0, 1, 64, 2000, 17};
-  s.queries = {1, 0, 1, 3, 1, 0};
+  shape s = ragged_batch(2000);
   for (int keep : {100, 40, 0}) {
     s.keep_percent = keep;
     attention_input<half, owned_ragged<half>> const in(random, s);
@@ -92,12 +82,7 @@ TEST_CASE("decode: ragged batches and caches, sequences with nothing to ask or n
 
 TEST_CASE("decode: the mass tap may take the largest probability instead of the sum") {
   SEEDED(random);
-  shape s;
-  s.heads = 14;
-  s.kv_heads = 2;
-  s.span = {300, 0, 1, 1100, 17};
-  s.queries = {1, 0, 1, 9, 17};
-  s.keep_percent = 70;
+  shape const s = many_queries(1100);
   attention_input<half, owned_ragged<half>> const in(random, s);
   for (auto rows : {purekv::score_rows::heads, purekv::score_rows::kv_heads})
     for (auto queries : {purekv::query_range{}, purekv::last(4)})
@@ -108,12 +93,7 @@ TEST_CASE("decode: the mass tap may take the largest probability instead of the 
 
 TEST_CASE("decode: patterns") {
   SEEDED(random);
-  shape s;
-  s.heads = 6;
-  s.kv_heads = 3;
-  s.span = {700, 90};
-  s.queries = {1, 4};
-  s.keep_percent = 80;
+  shape const s = three_groups();
   for (int percent : {0, 10, 90}) {
     scattered const predicate{random(), percent, 13};
     attention_input<float, owned_ragged<float>> const in(random, s);
@@ -124,66 +104,45 @@ TEST_CASE("decode: patterns") {
 
 TEST_CASE("decode: queries older than what is cached see only what they may") {
   SEEDED(random);
-  shape s = step(4, 2, 64, 400, 7);
-  s.scattered = true;
-  s.keep_percent = 50;
+  shape const s = older_queries();
   attention_input<float, owned_ragged<float>> const in(random, s);
   check<float>(in, s, purekv::dense{}, {.mass = true});
 }
 
 TEST_CASE("decode: large logits, NaN and inf") {
   SEEDED(random);
-  float const inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
   for (float scale : {0.0f, 100.0f}) {
     shape s = step(4, 2, 64, 500, 3);
     s.scale = scale;
     attention_input<float, owned_contiguous<float>> in(random, s);
     check<float>(in, s, purekv::dense{}, {.mass = true});
-    for (float bad : {nan, inf, -inf}) {
-      in.cache.view.run(0, 0, between(random, 0, 499)).keys[between(random, 0, 63)] = bad;
-      in.q.view.row(between(random, 2, 3), between(random, 0, 2))[between(random, 0, 63)] = bad;
-    }
+    spoil(random, in);
     // The first of the three queries does not see it; of large logits nobody can say which probabilities are 0.
-    if (scale == 0) in.cache.view.run(0, 1, 498).values[7] = nan;
+    if (scale == 0) in.cache.view.run(0, 1, 498).values[7] = nan_of<float>();
     check<float>(in, s, purekv::dense{});
   }
   shape const s = step(4, 2, 64, 300);
   attention_input<float, owned_contiguous<float>> in(random, s);
-  for (float& x : in.q.memory) x = nan;
+  for (float& x : in.q.memory) x = nan_of<float>();
   auto const blind = check<float>(in, s, purekv::dense{}, {.mass = true});
   CHECK(blind.out.view.row(3, 0)[0] == 0);
-  CHECK(blind.lse.view.row(0, 3)[0] == -inf);
+  CHECK(blind.lse.view.row(0, 3)[0] == -std::numeric_limits<float>::infinity());
 }
 
 TEST_CASE("decode: soft cap and sinks") {
   SEEDED(random);
-  for (int group : {1, 4, 7, 8})
-    for (float cap : {0.0f, 0.01f, 2.0f})
-      for (bool sinks : {false, true}) {
-        shape s;
-        s.heads = 2 * group;
-        s.kv_heads = 2;
-        s.dim = 40;
-        s.span = {1100, 0, 70};
-        s.queries = {1, 1, 3};
-        s.span[1] = 1;
-        s.soft_cap = cap;
-        s.sinks = sinks;
-        s.keep_percent = 70;
-        attention_input<half, owned_ragged<float>> in(random, s);
-        check<float>(in, s, purekv::dense{}, {.mass = true}, {1, 3});
-        check<float>(in, s, purekv::sinks_and_window{1, 20}, {.mass = true}, {1, 3});
-        if (in.cache.view.length(0, 0) > 0) in.cache.view.run(0, 0, 0).keys[3] = std::numeric_limits<float>::infinity();
-        in.cache.view.run(0, 0, in.cache.view.length(0, 0) - 1).keys[3] = std::numeric_limits<float>::quiet_NaN();
-        check<float>(in, s, purekv::dense{}, {.mass = true}, {1, 3});
-      }
+  for_caps_and_sinks(1100, [&](shape const& s) {
+    attention_input<half, owned_ragged<float>> in(random, s);
+    check<float>(in, s, purekv::dense{}, {.mass = true}, {1, 3});
+    check<float>(in, s, purekv::sinks_and_window{1, 20}, {.mass = true}, {1, 3});
+    spoil_ends(in);
+    check<float>(in, s, purekv::dense{}, {.mass = true}, {1, 3});
+  });
 }
 
 TEST_CASE("decode: of an empty cache and a sink remains the sink") {
   SEEDED(random);
-  shape s = step(2, 1, 64, 5);
-  s.sinks = true;
-  s.keep_percent = 0;
+  shape const s = only_a_sink();
   attention_input<float, owned_ragged<float>> const in(random, s);
   auto const actual = check<float>(in, s, purekv::dense{});
   CHECK(actual.out.view.row(0, 0)[9] == 0);
@@ -194,9 +153,7 @@ TEST_CASE("decode: images see themselves in both directions") {
   SEEDED(random);
   purekv::token_layout const layout{mixed_media, 5};
   for (int keep : {100, 50}) {
-    shape s = step(6, 2, 64, mixed_media_tokens, 9);
-    s.scattered = true;
-    s.keep_percent = keep;
+    shape const s = images(keep);
     attention_input<float, owned_ragged<half>> const in(random, s);
     scattered const predicate{random(), 40, 8};
     auto const any = pattern_of<true>(predicate);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <purekv/decode.cuh>
 // The header under test comes first.
-#include "support/fixtures_attention.hpp"
+#include "support/decode_shapes.hpp"
 #include "support/gpu.hpp"
 
 #include <purekv/pattern/bidirectional.hpp>
@@ -35,12 +35,6 @@ struct blocks {
 };
 
 /// Rows must lie at multiples of 16 bytes.
-shape step(int heads, int kv_heads, int dim, int tokens, int queries = 1) {
-  shape s = square(heads, kv_heads, dim, tokens);
-  s.queries = {queries};
-  return s;
-}
-
 void vary(test::random& random, shape& s) {
   s.gap = random.between(0, 1) * 8;
   s.cache_order = random.between(0, 1) == 0 ? order::head_major : order::token_major;
@@ -125,11 +119,7 @@ TEST_CASE("decode on a GPU: a few queries, and many") {
 
 TEST_CASE("decode on a GPU: ragged batches and caches, sequences with nothing to ask or nothing cached") {
   SEEDED(random);
-  shape s;
-  s.heads = 8;
-  s.kv_heads = 2;
-  s.span = {300, 0, 1, 64, 900, 17};
-  s.queries = {1, 0, 1, 3, 1, 0};
+  shape s = ragged_batch(900);
   for (int keep : {100, 40, 0}) {
     s.keep_percent = keep;
     attention_input<bfloat16, owned_ragged<bfloat16>> const in(random, s);
@@ -156,12 +146,7 @@ TEST_CASE("decode on a GPU: one long head among short ones, nobody to ask, and n
 
 TEST_CASE("decode on a GPU: the mass of some queries, by heads or groups, their sum or the largest") {
   SEEDED(random);
-  shape s;
-  s.heads = 14;
-  s.kv_heads = 2;
-  s.span = {300, 0, 1, 500, 17};
-  s.queries = {1, 0, 1, 9, 17};
-  s.keep_percent = 70;
+  shape const s = many_queries(500);
   attention_input<bfloat16, owned_ragged<bfloat16>> const in(random, s);
   for (auto rows : {score_rows::heads, score_rows::kv_heads})
     for (auto by : {mass_reduction::sum, mass_reduction::maximum})
@@ -176,12 +161,7 @@ TEST_CASE("decode on a GPU: the mass of some queries, by heads or groups, their 
 
 TEST_CASE("decode on a GPU: patterns, with runs and without") {
   SEEDED(random);
-  shape s;
-  s.heads = 6;
-  s.kv_heads = 3;
-  s.span = {700, 90};
-  s.queries = {1, 4};
-  s.keep_percent = 80;
+  shape s = three_groups();
   vary(random, s);
   buffer<std::uint8_t> kinds;
   for (int h = 0; h < s.heads; ++h) kinds.push_back(static_cast<std::uint8_t>(h < 2 ? 1 : h < 4 ? 0 : h % 2));
@@ -196,9 +176,7 @@ TEST_CASE("decode on a GPU: patterns, with runs and without") {
 
 TEST_CASE("decode on a GPU: queries older than what is cached see only what they may") {
   SEEDED(random);
-  shape s = step(4, 2, 64, 400, 7);
-  s.scattered = true;
-  s.keep_percent = 50;
+  shape const s = older_queries();
   attention_input<bfloat16, owned_ragged<bfloat16>> const in(random, s);
   check<float>(random, in, s, dense{}, {.mass = true});
   check<float>(random, in, s, sinks_and_window{3, 40}, {.mass = true});
@@ -220,9 +198,7 @@ TEST_CASE("decode on a GPU: images see themselves in both directions") {
   buffer<segment> const segments(std::begin(mixed_media), std::end(mixed_media));
   token_layout const layout{segments.data(), static_cast<std::int32_t>(segments.size())};
   for (int keep : {100, 50}) {
-    shape s = step(6, 2, 64, mixed_media_tokens, 9);
-    s.scattered = true;
-    s.keep_percent = keep;
+    shape const s = images(keep);
     attention_input<bfloat16, owned_ragged<bfloat16>> const in(random, s);
     check<bfloat16>(random, in, s, bidirectional<sliding_window>{layout, {30}}, {.mass = true});
   }
@@ -235,10 +211,7 @@ TEST_CASE("decode on a GPU: large logits, NaN and inf") {
     s.scale = scale;
     attention_input<half, owned_contiguous<half>> in(random, s);
     check<float>(random, in, s, dense{}, {.mass = true});
-    for (float bad : {not_a_number, inf, -inf}) {
-      in.cache.view.run(0, 0, random.between(0, 499)).keys[random.between(0, 63)] = half(bad);
-      in.q.view.row(random.between(2, 3), random.between(0, 2))[random.between(0, 63)] = half(bad);
-    }
+    spoil(random, in);
     check<float>(random, in, s, dense{}, {.mass = true});
   }
   shape const s = step(4, 2, 64, 300);
@@ -265,10 +238,14 @@ TEST_CASE("decode on a GPU: logits beyond the range of floats") {
 TEST_CASE("decode on a GPU: a value counts only for those who see it, whatever it holds") {
   SEEDED(random);
   struct {
-    int group, dim, queries;
-  } const all[] = {{1, 64, 3}, {7, 128, 9}, {20, 64, 3}, {4, 200, 3}};
+    int group, dim, queries, tokens, multiprocessors;
+  } const all[] = {{1, 64, 3, 200, 1},
+                   {7, 128, 9, 200, 1},
+                   {20, 64, 3, 200, 1},
+                   {4, 200, 3, 200, 1},
+                   {4, 64, 3, 700, 40}};  // in the last of several parts
   for (auto const& n : all) {
-    shape s = step(2 * n.group, 2, n.dim, random.between(100, 200), n.queries);
+    shape s = step(2 * n.group, 2, n.dim, random.between(n.tokens - 100, n.tokens), n.queries);
     s.keep_percent = 90;
     attention_input<bfloat16, owned_ragged<bfloat16>> in(random, s);
     auto const value = [&](int head, int from_end, int c) -> bfloat16& {
@@ -276,7 +253,7 @@ TEST_CASE("decode on a GPU: a value counts only for those who see it, whatever i
     };
     value(1, 0, 7) = bfloat16(not_a_number);
     value(0, 1, n.dim - 1) = bfloat16(-inf);
-    check<half>(random, in, s, dense{}, {.mass = true}, 1);
+    check<half>(random, in, s, dense{}, {.mass = true}, n.multiprocessors);
     value(0, random.between(62, 80), 0) = bfloat16(inf);
     check<half>(random, in, s, sinks_and_window{3, 60}, {}, 1);
   }
@@ -284,31 +261,17 @@ TEST_CASE("decode on a GPU: a value counts only for those who see it, whatever i
 
 TEST_CASE("decode on a GPU: soft cap and sinks") {
   SEEDED(random);
-  for (int group : {1, 4, 7, 8})
-    for (float cap : {0.0f, 0.01f, 2.0f})
-      for (bool sinks : {false, true}) {
-        shape s;
-        s.heads = 2 * group;
-        s.kv_heads = 2;
-        s.dim = 40;
-        s.span = {400, 1, 70};
-        s.queries = {1, 1, 3};
-        s.soft_cap = cap;
-        s.sinks = sinks;
-        s.keep_percent = 70;
-        attention_input<bfloat16, owned_ragged<bfloat16>> in(random, s);
-        check<half>(random, in, s, dense{}, {.mass = true});
-        if (in.cache.view.length(0, 0) > 0) in.cache.view.run(0, 0, 0).keys[3] = bfloat16(inf);
-        in.cache.view.run(0, 0, in.cache.view.length(0, 0) - 1).keys[3] = bfloat16(not_a_number);
-        check<half>(random, in, s, sinks_and_window{1, 20}, {.mass = true});
-      }
+  for_caps_and_sinks(400, [&](shape const& s) {
+    attention_input<bfloat16, owned_ragged<bfloat16>> in(random, s);
+    check<half>(random, in, s, dense{}, {.mass = true});
+    spoil_ends(in);
+    check<half>(random, in, s, sinks_and_window{1, 20}, {.mass = true});
+  });
 }
 
 TEST_CASE("decode on a GPU: of an empty cache and a sink remains the sink") {
   SEEDED(random);
-  shape s = step(2, 1, 64, 5);
-  s.sinks = true;
-  s.keep_percent = 0;
+  shape const s = only_a_sink();
   attention_input<bfloat16, owned_ragged<bfloat16>> const in(random, s);
   auto const actual = check<float>(random, in, s, dense{});
   CHECK(actual.out.view.row(0, 0)[9] == 0);
@@ -423,7 +386,7 @@ TEST_CASE("decode on a GPU: a long head among short ones is cut into as many par
   s.kv_heads = 2;
   s.dim = 8;
   s.span = {20000, 0, 5, 300, 17, 1, 64, 900};
-  s.queries = {1, 0, 2, 1, 1, 1, 20, 1};
+  s.queries = {1, 0, 2, 1, 1, 1, 20, 16};  // the last are a set of rows to the row
   for (int multiprocessors : {1, 4, 40}) {
     auto const splits = check_plan(random, s, dense{}, multiprocessors);
     auto const of_long = std::count_if(splits.begin(), splits.end(), [](auto const& one) { return one.sequence == 0; });
