@@ -308,12 +308,18 @@ TEST_CASE("plan on a GPU: short pieces share tiles, so that there is not much mo
 
 TEST_CASE("plan on a GPU: a long piece is cut evenly and ends in a tile of its own, short ones fill one") {
   SEEDED(random);
+  auto const counts = [&](spatial_temporal const& pattern, int missing = INT32_MAX) {
+    input<contiguous> in(random, square(4, 1, 1, pattern.layout.tokens() - (missing < INT32_MAX ? 1 : 0)));
+    for (std::int32_t& position : in.positions) position += position >= missing ? 1 : 0;
+    planned const made(random, pattern, in);
+    std::vector<int> all;
+    for (int t = 0; t < made.plan.tile_count(0); ++t) all.push_back(made.plan.tile(0, t).count);
+    return all;
+  };
   auto const segments = in_order({segment::text(0, 45), segment::video(0, 3, 1, 9), segment::text(0, 7)});
-  input<contiguous> const in(random, square(4, 1, 1, 79));
-  planned const made(random, spatial_temporal{{segments.data(), 3}}, in);
-  std::vector<int> counts;
-  for (int t = 0; t < made.plan.tile_count(0); ++t) counts.push_back(made.plan.tile(0, t).count);
-  CHECK(counts == std::vector<int>{22, 23, 27, 7});
+  spatial_temporal const mixed{{segments.data(), 3}};
+  CHECK(counts(mixed) == std::vector<int>{22, 23, 27, 7});
+  CHECK(counts(mixed, 3) == std::vector<int>{22, 22, 27, 7});
 }
 
 TEST_CASE("plan on a GPU: tiles of many sequences and of more than one chunk, whatever the layout") {
@@ -356,7 +362,25 @@ struct every_other {
   }
 };
 
+/// A run that goes on beyond what causality allows.
+struct further {
+  PUREKV_HD bool visible(std::int32_t, std::int32_t, std::int32_t) const { return true; }
+  template <class F> PUREKV_HD void runs(std::int32_t, std::int32_t q_last, F const& emit) const {
+    emit(0, q_last + 5, true);
+    emit(q_last + 6, q_last + 9, true);
+  }
+};
+
 }  // namespace gpu_plan_test
+
+TEST_CASE("plan on a GPU: runs end where causality does") {
+  SEEDED(random);
+  for (int keep : {100, 60}) {
+    shape s = square(1, 1, 1, 300);
+    s.keep_percent = keep;
+    check<ragged>(random, s, further{});
+  }
+}
 
 TEST_CASE("plan on a GPU: runs are joined where they are too many, and masks end where their memory does") {
   SEEDED(random);
@@ -365,6 +389,10 @@ TEST_CASE("plan on a GPU: runs are joined where they are too many, and masks end
   CHECK(joined.runs > 3000);
   CHECK(joined.runs <= 8192);
   CHECK(check<contiguous>(random, square(1, 1, 1, 300), every_other{}).partial == 0);
+  CHECK(check<contiguous>(random, square(100, 1, 1, 180), every_other{}).runs == 8190);
+  found const too_many = check<contiguous>(random, square(100, 1, 1, 181), every_other{});
+  CHECK(too_many.partial == too_many.runs);
+  CHECK(too_many.runs <= 8192);
 
   shape s = square(8, 2, 1, 5000);
   s.queries = {130};
