@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # purekv_dispatch(TARGET SOURCES FILE... [LEVELS LEVEL...])
 #
-# Compiles SOURCES for each of LEVELS (baseline, avx2, avx512; default: all), with all that TARGET is compiled with,
-# links them into TARGET, and defines PUREKV_LEVELS there: choose<Table, PUREKV_LEVELS>(table) of purekv/dispatch.hpp
-# takes the best that the machine runs. Call it where TARGET is made. TARGET itself must be compiled for the oldest
+# Compiles SOURCES for each of LEVELS (baseline, avx2, avx512, avx512_bfloat16; default: the first three), with all that
+# TARGET is compiled with, links them into TARGET, and defines PUREKV_LEVELS there: choose<Table, PUREKV_LEVELS>(table)
+# of purekv/dispatch.hpp takes the best that the machine runs. Call it where TARGET is made. TARGET itself must be compiled for the oldest
 # machine: no -march=native. Beside x86-64 there is one level, that of TARGET.
 function(purekv_dispatch target)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LEVELS")
@@ -16,15 +16,16 @@ function(purekv_dispatch target)
     return()
   endif()
 
-  set(march_baseline x86-64)
-  set(march_avx2 x86-64-v3)
-  set(march_avx512 x86-64-v4)
+  set(options_baseline -march=x86-64)
+  set(options_avx2 -march=x86-64-v3)
+  set(options_avx512 -march=x86-64-v4)
+  set(options_avx512_bfloat16 -march=x86-64-v4 -mavx512bf16 -DPUREKV_BFLOAT16_DOT)
   if(NOT arg_LEVELS)
     set(arg_LEVELS baseline avx2 avx512)
   endif()
   foreach(level IN LISTS arg_LEVELS)
-    if(NOT DEFINED march_${level})
-      message(FATAL_ERROR "purekv_dispatch: no level ${level}: baseline, avx2, avx512")
+    if(NOT DEFINED options_${level})
+      message(FATAL_ERROR "purekv_dispatch: no level ${level}: baseline, avx2, avx512, avx512_bfloat16")
     endif()
     list(APPEND levels ::purekv::isa::${level})
     set(object ${target}_${level})
@@ -40,7 +41,7 @@ function(purekv_dispatch target)
     endforeach()
     target_link_libraries(${object} PRIVATE purekv::purekv)
     # Unoptimised, constructors that are inlined otherwise become functions that levels share.
-    target_compile_options(${object} PRIVATE -march=${march_${level}} $<$<IN_LIST:$<CONFIG>,$<SEMICOLON>Debug>:-O1>)
+    target_compile_options(${object} PRIVATE ${options_${level}} $<$<IN_LIST:$<CONFIG>,$<SEMICOLON>Debug>:-O1>)
     target_compile_definitions(${object} PRIVATE PUREKV_LEVEL=${level})
     target_sources(${target} PRIVATE $<TARGET_OBJECTS:${object}>)
     if(NOT level STREQUAL baseline)

@@ -23,24 +23,26 @@ table make(int level) {
 }
 
 bool const v3 = purekv::runs_here(isa::avx2), v4 = purekv::runs_here(isa::avx512);
+bool const pairs = purekv::runs_here(isa::avx512_bfloat16);
 
 }  // namespace
 
 template <> table purekv::compiled<table, isa::baseline>() { return make(0); }
 template <> table purekv::compiled<table, isa::avx2>() { return make(1); }
 template <> table purekv::compiled<table, isa::avx512>() { return make(2); }
-template <> table purekv::compiled<table, isa::neon>() { return make(3); }
+template <> table purekv::compiled<table, isa::avx512_bfloat16>() { return make(3); }
+template <> table purekv::compiled<table, isa::neon>() { return make(4); }
 
 TEST_CASE("choose: the best that this machine runs, whatever the order of the list") {
-  int const best = purekv::runs_here(isa::neon) ? 3 : v4 ? 2 : v3 ? 1 : 0;
+  int const best = purekv::runs_here(isa::neon) ? 4 : pairs ? 3 : v4 ? 2 : v3 ? 1 : 0;
   for (char const* none : {static_cast<char const*>(nullptr), ""}) {
     table t{-1};
     made = 0;
-    CHECK(purekv::choose<table, isa::baseline, isa::avx2, isa::avx512, isa::neon>(t, none).ok());
+    CHECK(purekv::choose<table, isa::baseline, isa::avx2, isa::avx512_bfloat16, isa::avx512, isa::neon>(t, none).ok());
     CHECK(t.level == best);
     CHECK(made == 1);  // that of another level might already use its instructions
     t.level = -1;
-    CHECK(purekv::choose<table, isa::neon, isa::avx512, isa::avx2, isa::baseline>(t, none).ok());
+    CHECK(purekv::choose<table, isa::neon, isa::avx512, isa::avx512_bfloat16, isa::avx2, isa::baseline>(t, none).ok());
     CHECK(t.level == best);
   }
   table own{-1};
@@ -49,10 +51,11 @@ TEST_CASE("choose: the best that this machine runs, whatever the order of the li
 }
 
 TEST_CASE("choose: a level by its name, or a clear refusal that changes nothing") {
-  for (isa level : {isa::baseline, isa::avx2, isa::avx512, isa::neon}) {
+  for (isa level : {isa::baseline, isa::avx2, isa::avx512, isa::avx512_bfloat16, isa::neon}) {
     table t{-1};
     purekv::status const s =
-        purekv::choose<table, isa::baseline, isa::avx2, isa::avx512, isa::neon>(t, purekv::name_of(level));
+        purekv::choose<table, isa::baseline, isa::avx2, isa::avx512, isa::avx512_bfloat16, isa::neon>(
+            t, purekv::name_of(level));
     CAPTURE(purekv::name_of(level));
     CHECK(s.ok() == purekv::runs_here(level));
     CHECK(t.level == (s.ok() ? static_cast<int>(level) : -1));
@@ -67,7 +70,7 @@ TEST_CASE("choose: a level by its name, or a clear refusal that changes nothing"
   };
   for (char const* name : {"avx", "avx2 ", "avx5122", "AVX2", "x"})
     refused(purekv::choose<table, isa::baseline, isa::avx2>(t, name), purekv::errc::mismatch,
-            "choose: no instruction set has that name: baseline, avx2, avx512, neon");
+            "choose: no instruction set has that name: baseline, avx2, avx512, avx512_bfloat16, neon");
   refused(purekv::choose<table, isa::baseline, isa::avx2>(t, "avx512"), purekv::errc::mismatch,
           "choose: the program was not compiled for that instruction set");
   constexpr isa foreign = purekv::this_isa == isa::neon ? isa::avx2 : isa::neon;
@@ -84,6 +87,7 @@ TEST_CASE("runs_here says what the compiler's own query says") {
   CHECK(v4 == (v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512vl")));
+  CHECK(pairs == (v4 && __builtin_cpu_supports("avx512bf16")));
 }
 #endif
 
@@ -97,9 +101,13 @@ TEST_CASE("every bit counts, those of the operating system too") {
   CHECK_FALSE(f.v3());
   f.leaf1_ecx = bits1, f.leaf7_ebx = bits7 | more7, f.extended_ecx = extended, f.saved = 0xe7;
   CHECK(f.v4());
+  CHECK_FALSE(f.v4_bfloat16());
+  f.leaf71_eax = 1u << 5;
+  CHECK(f.v4_bfloat16());
   f.saved = 0x07;  // a system that knows no AVX-512
   CHECK(f.v3());
   CHECK_FALSE(f.v4());
+  CHECK_FALSE(f.v4_bfloat16());
   f.saved = 0x03;  // nor AVX
   CHECK_FALSE(f.v3());
   f.saved = 0xe7;

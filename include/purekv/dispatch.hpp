@@ -12,8 +12,8 @@
 namespace purekv::inline v0_1 {
 
 /// What there is code for, under the names of the inline namespaces (config.hpp). Those of x86 contain each other:
-/// baseline is x86-64, avx2 x86-64-v3, avx512 x86-64-v4.
-enum class isa : std::uint8_t { baseline, avx2, avx512, neon };
+/// baseline is x86-64, avx2 x86-64-v3, avx512 x86-64-v4, avx512_bfloat16 that with PUREKV_BFLOAT16_DOT.
+enum class isa : std::uint8_t { baseline, avx2, avx512, avx512_bfloat16, neon };
 
 inline namespace PUREKV_ISA {
 /// What this file is compiled for.
@@ -24,7 +24,11 @@ static_assert(this_isa == isa::PUREKV_LEVEL, "purekv_dispatch: another option se
 }  // namespace PUREKV_ISA
 
 PUREKV_HOST_INLINE constexpr char const* name_of(isa level) {
-  return level == isa::baseline ? "baseline" : level == isa::avx2 ? "avx2" : level == isa::avx512 ? "avx512" : "neon";
+  return level == isa::baseline          ? "baseline"
+         : level == isa::avx2            ? "avx2"
+         : level == isa::avx512          ? "avx512"
+         : level == isa::avx512_bfloat16 ? "avx512_bfloat16"
+                                         : "neon";
 }
 
 /// Whether this machine and its operating system run code that was compiled for `level`. Beside x86 there is one level,
@@ -33,6 +37,7 @@ PUREKV_HOST_INLINE bool runs_here(isa level) {
 #if defined(__x86_64__) || defined(__i386__)
   if (level == isa::avx2) return detail::x86_features::here().v3();
   if (level == isa::avx512) return detail::x86_features::here().v4();
+  if (level == isa::avx512_bfloat16) return detail::x86_features::here().v4_bfloat16();
   return level == isa::baseline;
 #else
   return level == this_isa;
@@ -60,8 +65,11 @@ template <class Table, isa... levels> PUREKV_HOST_INLINE status choose(Table& ta
     return *a == *b;
   };
   bool const any = name == nullptr || *name == '\0';
-  if (!any && !named(isa::baseline) && !named(isa::avx2) && !named(isa::avx512) && !named(isa::neon))
-    return {errc::mismatch, "choose: no instruction set has that name: baseline, avx2, avx512, neon"};
+  bool known = any;
+  for (isa level : {isa::baseline, isa::avx2, isa::avx512, isa::avx512_bfloat16, isa::neon})
+    known = known || named(level);
+  if (!known)
+    return {errc::mismatch, "choose: no instruction set has that name: baseline, avx2, avx512, avx512_bfloat16, neon"};
   entry const* best = nullptr;
   bool compiled_in = any;
   for (entry const& e : entries) {

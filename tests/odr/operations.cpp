@@ -184,8 +184,8 @@ char const* run(problem const& in, answer const& out, workspace scratch) {
   return nullptr;
 }
 
-template <class T> on_cache<T> all_on_cache() {
-  using o = on_cache<T>;
+template <class TQ, class T> on_cache<TQ, T> all_on_cache() {
+  using o = on_cache<TQ, T>;
   return {
       [](cpu exec, typename o::queries const& q, typename o::cache const& cache, attend_taps const& taps) {
         return attend_workspace(exec, dense{}, q, cache, taps);
@@ -202,7 +202,12 @@ template <class T> on_cache<T> all_on_cache() {
 }
 
 operations all_operations() {
-  return {TEXT_OF(PUREKV_ISA), run, all_on_cache<float>(), all_on_cache<half>(), all_on_cache<bfloat16>()};
+  return {TEXT_OF(PUREKV_ISA),
+          run,
+          all_on_cache<float, float>(),
+          all_on_cache<half, half>(),
+          all_on_cache<float, bfloat16>(),
+          all_on_cache<bfloat16, bfloat16>()};
 }
 
 }  // namespace

@@ -28,9 +28,11 @@ struct answer {
   float* piped;          // [heads, steps, dim]
 };
 
-/// Operations on caches of T, and conversions, to be compared with the oracle.
-template <class T> struct on_cache {
-  using queries = purekv::query_view<float>;
+/// Operations with queries of TQ on caches of T, and conversions, to be compared with the oracle.
+template <class TQ, class T> struct on_cache {
+  using query = TQ;
+  using element = T;
+  using queries = purekv::query_view<TQ>;
   using cache = purekv::contiguous_cache<T>;
   using bytes = std::size_t (*)(purekv::cpu, queries const&, cache const&, purekv::attend_taps const&);
   using run = purekv::status (*)(purekv::cpu, queries const&, cache const&, purekv::rows_view<float> const&,
@@ -47,7 +49,8 @@ template <class T> struct on_cache {
 struct operations {
   char const* name;
   char const* (*run)(problem const&, answer const&, purekv::workspace scratch);  // null, or what went wrong
-  on_cache<float> on_float;
-  on_cache<purekv::half> on_half;
-  on_cache<purekv::bfloat16> on_bfloat16;
+  on_cache<float, float> on_float;
+  on_cache<purekv::half, purekv::half> on_half;
+  on_cache<float, purekv::bfloat16> on_mixed;
+  on_cache<purekv::bfloat16, purekv::bfloat16> on_bfloat16;
 };
