@@ -7,7 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_packages cmake ninja-build g++-aarch64-linux-gnu qemu-user doctest-dev libeigen3-dev
 
 build=$root/build/arm
-tests=(dispatch float16 convert primitive detail/softmax odr decode mass score compact select estimator/key_norm
+tests=(dispatch float16 convert primitive detail/simd detail/softmax odr decode mass score compact select estimator/key_norm
   estimator/window_attention estimator/value_weighted)  # attend alone takes as long as these: odr compares it too
 
 heading "Configuring $build"
