@@ -10,4 +10,5 @@ install(EXPORT purekv FILE purekv-targets.cmake NAMESPACE purekv:: DESTINATION $
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/purekv-config-version.cmake
                                  COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 install(FILES ${CMAKE_CURRENT_LIST_DIR}/purekv-config.cmake ${PROJECT_BINARY_DIR}/purekv-config-version.cmake
+              ${CMAKE_CURRENT_LIST_DIR}/dispatch.cmake ${CMAKE_CURRENT_LIST_DIR}/dispatch_symbols.cmake
         DESTINATION ${package_dir})

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Every C++ block of README.md and docs/ must stand as it is in a program of examples/, which is compiled and run; the
 # first of README.md is a whole one.
-file(GLOB examples ${SOURCE}/examples/*.cpp)
+file(GLOB examples ${SOURCE}/examples/*.cpp ${SOURCE}/examples/dispatch/*.?pp)
 set(code "")
 foreach(example IN LISTS examples)
   file(READ ${example} text)

@@ -32,8 +32,16 @@
 
 // PUREKV_ISA names the inline namespace of everything that holds code, so that files compiled for different instruction
 // sets can be linked into one program. Plain data types stay outside it and can cross between such files.
+//
+// PUREKV_BFLOAT16_DOT, defined by the user, lets attention of bfloat16 queries over bfloat16 caches use AVX512-BF16
+// where the compiler is told that the target has it (docs/numerics.md).
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#if defined(PUREKV_BFLOAT16_DOT) && defined(__AVX512BF16__)
+#define PUREKV_HAS_BFLOAT16_DOT
+#define PUREKV_ISA avx512_bfloat16
+#else
 #define PUREKV_ISA avx512
+#endif
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define PUREKV_ISA avx2
 #elif defined(__ARM_NEON)

@@ -19,7 +19,7 @@ enum class errc {
   bad_policy,           // a budget, pattern or schedule that cannot be met
   not_ready,            // a source that has not been scored yet
   launch_failed,        // the device refused a kernel; a simulated one found a bug in it
-  unsupported_device,   // a GPU that the kernels are not written for, or a stream of another one
+  unsupported_device,   // a GPU or CPU that the code is not made for, or a stream of another GPU
   bad_pointer,          // memory that a device does not reach, or that is not aligned as it must be
 };
 

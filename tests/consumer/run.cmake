@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Builds and runs main.cpp as a user would. WAY: package, subdirectory or copy; SOURCE, BUILD: of PureKV; WORK: a folder
-# to use up; CXX, FLAGS, GENERATOR.
+# Builds and runs main.cpp, and the example of purekv_dispatch, as a user would. WAY: package, subdirectory or copy;
+# SOURCE, BUILD: of PureKV; WORK: a folder to use up; CXX, FLAGS, GENERATOR.
 file(REMOVE_RECURSE ${WORK})
 file(MAKE_DIRECTORY ${WORK})
 
@@ -24,4 +24,5 @@ else()
       -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_CXX_FLAGS=${FLAGS})
   run(${CMAKE_COMMAND} --build ${WORK}/build)
   run(${WORK}/build/consumer)
+  run(${WORK}/build/dispatched)
 endif()

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "odr/operations.hpp"
 
+#include <purekv/convert.hpp>
+#include <purekv/dispatch.hpp>
 #include <purekv/pattern/dense.hpp>
 #include <purekv/pattern/sinks_and_window.hpp>
 #include <purekv/presets.hpp>
 #include <purekv/purekv.hpp>
 
-// Compiled once per instruction set, with RUN and NAME defined: every operation, on plain memory.
+// Compiled once per instruction set: every operation, on plain memory.
 
 #define NAME_OF(x) #x
 #define TEXT_OF(x) NAME_OF(x)
-extern char const* const NAME;
-char const* const NAME = TEXT_OF(PUREKV_ISA);
 
 namespace {
 
@@ -178,10 +178,38 @@ status through_a_pipeline(problem const& in, answer const& out, memory m) {
   return {};
 }
 
-}  // namespace
-
-char const* RUN(problem const& in, answer const& out, workspace scratch) {
+char const* run(problem const& in, answer const& out, workspace scratch) {
   if (status const s = attend_and_compress(in, out, memory(scratch)); !s.ok()) return s.message;
   if (status const s = through_a_pipeline(in, out, memory(scratch)); !s.ok()) return s.message;
   return nullptr;
 }
+
+template <class TQ, class T> on_cache<TQ, T> all_on_cache() {
+  using o = on_cache<TQ, T>;
+  return {
+      [](cpu exec, typename o::queries const& q, typename o::cache const& cache, attend_taps const& taps) {
+        return attend_workspace(exec, dense{}, q, cache, taps);
+      },
+      [](cpu exec, typename o::queries const& q, typename o::cache const& cache, rows_view<float> const& out,
+         attend_taps const& taps, workspace const& work) { return attend(exec, dense{}, q, cache, out, taps, work); },
+      [](cpu exec, typename o::queries const& q, typename o::cache const& cache, attend_taps const& taps) {
+        return decode_workspace(exec, dense{}, q, cache, taps);
+      },
+      [](cpu exec, typename o::queries const& q, typename o::cache const& cache, rows_view<float> const& out,
+         attend_taps const& taps, workspace const& work) { return decode(exec, dense{}, q, cache, out, taps, work); },
+      convert<T, float>,
+      convert<float, T>};
+}
+
+operations all_operations() {
+  return {TEXT_OF(PUREKV_ISA),
+          run,
+          all_on_cache<float, float>(),
+          all_on_cache<half, half>(),
+          all_on_cache<float, bfloat16>(),
+          all_on_cache<bfloat16, bfloat16>()};
+}
+
+}  // namespace
+
+template <> operations purekv::compiled<operations, purekv::this_isa>() { return all_operations(); }

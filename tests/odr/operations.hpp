@@ -2,8 +2,9 @@
 #pragma once
 
 #include <purekv/cache.hpp>
+#include <purekv/cpu.hpp>
 #include <purekv/selection.hpp>
-#include <purekv/view.hpp>
+#include <purekv/taps.hpp>
 
 /// Made of plain types only, which files compiled for different instruction sets share.
 struct problem {
@@ -27,10 +28,29 @@ struct answer {
   float* piped;          // [heads, steps, dim]
 };
 
-/// operations.cpp, compiled once for each. They return null, or what went wrong.
-char const* run_baseline(problem const&, answer const&, purekv::workspace scratch);
-char const* run_v3(problem const&, answer const&, purekv::workspace scratch);
-char const* run_v4(problem const&, answer const&, purekv::workspace scratch);
-extern char const* const name_baseline;
-extern char const* const name_v3;
-extern char const* const name_v4;
+/// Operations with queries of TQ on caches of T, and conversions, to be compared with the oracle.
+template <class TQ, class T> struct on_cache {
+  using query = TQ;
+  using element = T;
+  using queries = purekv::query_view<TQ>;
+  using cache = purekv::contiguous_cache<T>;
+  using bytes = std::size_t (*)(purekv::cpu, queries const&, cache const&, purekv::attend_taps const&);
+  using run = purekv::status (*)(purekv::cpu, queries const&, cache const&, purekv::rows_view<float> const&,
+                                 purekv::attend_taps const&, purekv::workspace const&);
+  bytes attend_bytes;
+  run attend;
+  bytes decode_bytes;
+  run decode;
+  void (*widen)(T const*, float*, std::int64_t);
+  void (*narrow)(float const*, T*, std::int64_t);
+};
+
+/// operations.cpp, compiled once for each instruction set.
+struct operations {
+  char const* name;
+  char const* (*run)(problem const&, answer const&, purekv::workspace scratch);  // null, or what went wrong
+  on_cache<float, float> on_float;
+  on_cache<purekv::half, purekv::half> on_half;
+  on_cache<float, purekv::bfloat16> on_mixed;
+  on_cache<purekv::bfloat16, purekv::bfloat16> on_bfloat16;
+};

@@ -76,7 +76,7 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
     pack_queries();
     find_bounds();
     start();
-    key_walk<C> walk(cache, tile.sequence, kv_head, plan.runs + tile.runs_begin, tile.runs);
+    key_walk<C, TQ> walk(cache, tile.sequence, kv_head, plan.runs + tile.runs_begin, tile.runs);
     while (walk.next(scratch.keys)) {
       if (scratch.keys.partial != 0) ask_pattern(plan);
       guarded = guarded || !finite(scratch.keys.largest_value);
@@ -92,7 +92,14 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
         std::int32_t const r = b * block_lanes + lane;
         return q.rows.row(head(r), query(r));
       };
-      largest_query = larger_magnitude(largest_query, pack_rows(row, lanes_of(b), dim, scale, queries(b)));
+      float most;
+      if constexpr (in_pairs<TQ, element>) {  // scaled queries would have to be rounded
+        most = pack_pairs(row, lanes_of(b), dim, queries(b));
+        if (__builtin_fabsf(scale) > 1) most *= __builtin_fabsf(scale);
+      } else {
+        most = pack_rows(row, lanes_of(b), dim, scale, queries(b));
+      }
+      largest_query = larger_magnitude(largest_query, most);
     }
   }
 
@@ -183,7 +190,10 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
     std::int32_t const first = block * block_lanes, last = first + lanes_of(block) - 1;
     std::int32_t const count = keys.below(scratch.bound[last]);
     if (count == 0) return;
-    multiply_keys(keys.keys, dim, count, queries(block), dim, scratch.scores);
+    if constexpr (in_pairs<TQ, element>)
+      multiply_key_pairs(keys.keys, count, queries(block), dim, logit_scale(q), scratch.scores);
+    else
+      multiply_keys(keys.keys, dim, count, queries(block), dim, scratch.scores);
     if (cap) cap.apply(scratch.scores, count * block_lanes);
     if (!finite_logits(largest_query, keys.largest_key, dim)) clamp_scores(scratch.scores, count);
     bool const partial = keys.partial != 0;

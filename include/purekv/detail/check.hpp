@@ -3,6 +3,7 @@
 
 #include <purekv/cache.hpp>
 #include <purekv/concepts.hpp>
+#include <purekv/detail/logits.hpp>
 
 #include <limits>
 
@@ -95,8 +96,7 @@ template <class TQ, Cache C> status check_queries(query_view<TQ> const& q, C con
   if (status const s = cache.check(); !s.ok()) return s;
   if (status const s = check_batch(q.batch, q.rows.tokens); !s.ok()) return s;
   for (std::int32_t h = 0; h < q.rows.heads && q.sink_logits != nullptr; ++h)
-    if (!(q.sink_logits[h] <= std::numeric_limits<float>::max()))
-      return {errc::bad_shape, "query_view: a sink logit is NaN or inf"};
+    if (!(q.sink_logits[h] <= largest_logit)) return {errc::bad_shape, "query_view: a sink logit is NaN or inf"};
   return {};
 }
 

@@ -17,7 +17,8 @@ template <int Vectors, int Rows> struct register_block {
 #if defined(__ARM_NEON)
 using attend_block = register_block<4, 6>;  // 24 of 32 registers
 #else
-using attend_block = register_block<lanes == 16 ? 4 : 2, 6>;  // 24 of 32, 12 of 16
+// 24 of 32, 12 of 16; SSE2 takes two instructions to broadcast a key, so there a key meets more queries.
+using attend_block = register_block<lanes == 8 ? 2 : 4, lanes == 4 ? 3 : 6>;
 #endif
 
 /// Queries that a micro-kernel works on side by side, one in each lane.

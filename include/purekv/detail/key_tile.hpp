@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <purekv/detail/bfloat16_dot.hpp>
 #include <purekv/detail/carve.hpp>
 #include <purekv/detail/pack.hpp>
 #include <purekv/tile_plan.hpp>
@@ -48,8 +49,10 @@ struct key_tile {
   }
 };
 
-/// Fills tiles with the tokens of `runs`, in order.
-template <Cache C> class key_walk {
+/// Fills tiles with the tokens of `runs`, in order; keys as they are, in pairs, for queries that meet them so.
+template <Cache C, class TQ> class key_walk {
+  using key_magnitude = magnitude_of<in_pairs<TQ, typename C::element>>;
+
  public:
   key_walk(C const& cache, std::int32_t sequence, std::int32_t kv_head, key_run const* runs, std::int32_t count)
       : cache_(cache), sequence_(sequence), kv_head_(kv_head), run_(runs), end_(runs + count) {}
@@ -58,7 +61,8 @@ template <Cache C> class key_walk {
     tile.count = 0;
     tile.partial = 0;
     tile.piece_count = 0;
-    magnitude keys, values;
+    key_magnitude keys;
+    magnitude values;
     while (tile.count < key_tile::capacity && run_ != end_) {
       std::int32_t const first = run_->begin + done_, slot = tile.count;
       std::int32_t const count = smaller(key_tile::capacity - tile.count, run_->count - done_);
@@ -84,10 +88,13 @@ template <Cache C> class key_walk {
 
  private:
   template <class Run>
-  void add(key_tile& tile, Run const& tokens, std::int32_t ordinal, std::int32_t n, magnitude& keys,
+  void add(key_tile& tile, Run const& tokens, std::int32_t ordinal, std::int32_t n, key_magnitude& keys,
            magnitude& values) const {
     std::int32_t const dim = cache_.dim, value_dim = value_dim_of(cache_);
-    widen_rows(tokens.keys, tokens.stride, n, dim, tile.keys + std::ptrdiff_t{tile.count} * dim, keys);
+    if constexpr (in_pairs<TQ, typename C::element>)
+      copy_pairs(tokens.keys, tokens.stride, n, dim, tile.keys + std::ptrdiff_t{tile.count} * pairs_of(dim), keys);
+    else
+      widen_rows(tokens.keys, tokens.stride, n, dim, tile.keys + std::ptrdiff_t{tile.count} * dim, keys);
     widen_rows(tokens.values, tokens.value_stride, n, value_dim, tile.values + std::ptrdiff_t{tile.count} * value_dim,
                values);
     for (std::int32_t i = 0; i < n; ++i) {

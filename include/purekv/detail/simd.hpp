@@ -174,7 +174,7 @@ PUREKV_HOST_INLINE vec exp2(vec x) {
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
   vec const r = vec(_mm512_maskz_reduce_ps(0xffff, __m512(x), _MM_FROUND_TO_NEG_INF));
 #else
-  vec const bounded = x < splat(-128.0f) ? splat(-128.0f) : x;
+  vec const bounded = max(splat(-127.0f), x);  // NaN stays
   vec const whole = floor(bounded);
   vec const r = bounded - whole;
 #endif
@@ -188,9 +188,8 @@ PUREKV_HOST_INLINE vec exp2(vec x) {
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
   return vec(_mm512_maskz_scalef_ps(0xffff, __m512(p), __m512(x)));
 #else
-  // NaN keeps its place: p is NaN and stays NaN whatever the exponent bits are.
-  ivec const exponent = __builtin_convertvector(whole, ivec) + 127;
-  return p * vec(exponent > 0 ? exponent << 23 : ivec{});
+  // p is NaN where x is, and stays NaN whatever the exponent bits are.
+  return p * vec((__builtin_convertvector(whole, ivec) + 127) << 23);
 #endif
 }
 

@@ -14,7 +14,8 @@ namespace purekv::inline v0_1::inline PUREKV_ISA {
 ///   pinned  = P pins it
 /// One token more than the next query sees, so that the newest may be taken back and asked again.
 template <Protect P = none> struct within_window {
-  std::int32_t window = std::numeric_limits<std::int32_t>::max();
+  static constexpr std::int32_t unlimited = std::numeric_limits<std::int32_t>::max();
+  std::int32_t window = unlimited;
   [[no_unique_address]] P protect{};
 
   PUREKV_HD constexpr bool evicted(std::int32_t position, std::int32_t last) const { return last - position >= window; }
