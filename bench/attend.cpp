@@ -71,7 +71,7 @@ BENCHMARK(chunk<purekv::half>)
     ->Iterations(9);
 
 /// A cache of T against one of floats.
-template <class T> void against_float(benchmark::State& state) {
+template <class T> void prefill_against_float(benchmark::State& state) {
   random_layer<T> layer(8, 2, 128, 4096, 4096);
   random_layer<float> floats(8, 2, 128, 4096, 4096);
   purekv::dense const pattern;
@@ -81,8 +81,8 @@ template <class T> void against_float(benchmark::State& state) {
   if (!right(state, pattern, layer, attend)) return;
   run_against(state, attention(pattern, floats, {}, work), attend);
 }
-BENCHMARK(against_float<purekv::half>)->Unit(benchmark::kMillisecond)->UseManualTime()->Iterations(9);
-BENCHMARK(against_float<purekv::bfloat16>)->Unit(benchmark::kMillisecond)->UseManualTime()->Iterations(9);
+BENCHMARK(prefill_against_float<purekv::half>)->Unit(benchmark::kMillisecond)->UseManualTime()->Iterations(9);
+BENCHMARK(prefill_against_float<purekv::bfloat16>)->Unit(benchmark::kMillisecond)->UseManualTime()->Iterations(9);
 
 struct video_prompt {
   char const* name;

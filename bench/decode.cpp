@@ -71,7 +71,7 @@ BENCHMARK(decode<purekv::bfloat16>)->Apply(shapes);
 BENCHMARK(decode<float>)->Apply(shapes);
 
 /// A cache of T against one of floats, both read from memory.
-template <class T> void against_float(benchmark::State& state) {
+template <class T> void decode_against_float(benchmark::State& state) {
   random_layer<T> layer(28, 4, 128, 16384, 1);
   random_layer<float> floats(28, 4, 128, 16384, 1);
   purekv::dense const pattern;
@@ -89,8 +89,8 @@ template <class T> void against_float(benchmark::State& state) {
   run_against(
       state, [&] { step(floats, float_caches.next()); }, [&] { step(layer, caches.next()); });
 }
-BENCHMARK(against_float<purekv::half>)->Unit(benchmark::kMillisecond)->UseManualTime();
-BENCHMARK(against_float<purekv::bfloat16>)->Unit(benchmark::kMillisecond)->UseManualTime();
+BENCHMARK(decode_against_float<purekv::half>)->Unit(benchmark::kMillisecond)->UseManualTime();
+BENCHMARK(decode_against_float<purekv::bfloat16>)->Unit(benchmark::kMillisecond)->UseManualTime();
 
 /// The first tokens of each head of a layer, of heads in turn 0.5, 0.8, 1.2 and 1.5 times 1 / times of them; copies
 /// of them as of the whole.

@@ -75,6 +75,7 @@ template <class T> void prefill(benchmark::State& state) {
   run_threads(state, on, attend, [](purekv::cpu) { machine::multiply_add_rate(4'000'000); });
 }
 BENCHMARK(prefill<purekv::half>)
+    ->Name("threads/prefill/half")
     ->ArgName("dim")
     ->Arg(64)
     ->Arg(128)
@@ -94,6 +95,10 @@ template <class T> void decode(benchmark::State& state) {
   machine::streaming_read const read[threads];
   run_threads(state, on, step, [&](purekv::cpu exec) { read[exec.rank()](); });
 }
-BENCHMARK(decode<purekv::half>)->Unit(benchmark::kMillisecond)->UseManualTime()->Iterations(9);
+BENCHMARK(decode<purekv::half>)
+    ->Name("threads/decode/half")
+    ->Unit(benchmark::kMillisecond)
+    ->UseManualTime()
+    ->Iterations(9);
 
 }  // namespace

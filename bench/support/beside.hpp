@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "machine.hpp"
 #include "matrix_product.hpp"
 
 #include <benchmark/benchmark.h>
