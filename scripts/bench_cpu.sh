@@ -4,7 +4,7 @@
 # once, outside the tree (scripts/fetch.sh), builds the benchmarks, runs them beside the machine's own limits and
 # beside those peers, and ends with a table of goals. A peer that cannot be had leaves its rows out.
 #   scripts/bench_cpu.sh                       everything: 15 minutes on two idle cores
-#   scripts/bench_cpu.sh --quick               a part of it: 3 minutes
+#   scripts/bench_cpu.sh --quick               a part of it: 4 minutes
 #   scripts/bench_cpu.sh sparse ggml           some stages of it; --help lists them
 #   ... --keep                                 stages that an earlier run finished are not run again
 #   ... --peers none|ggml|all                  who to compare with (default all; PyTorch's wheel brings CUDA along: 2.5 GB
@@ -20,14 +20,14 @@ stage() {
   program[$1]=$2 filter[$1]=$3 quick_filter[$1]=${4-$3}
 }
 declare -A program filter quick_filter
-stage prefill attend '^dense.*dim:(64|80|96|128)/' '^dense.*dim:(64|80|96|128)/tokens:4096'
+stage prefill attend '^dense.*dim:(64|80|96|128)/' '^dense.*dim:(64|128)/tokens:4096'
 stage types attend '^prefill_against_float'
 stage chunks attend '^chunk' '^chunk.*tokens:(4096|16384)/'
 stage video attend '^spatial_temporal.*/planned:1/reading:0' '^spatial_temporal.*prompt:(0|2)/planned:1/reading:0'
-stage taps attend '^taps.*window:(32|0)/'
+stage taps attend '^taps.*window:(32|0)/' '^taps.*window:32/'
 stage sparse sparse . 'tokens:4096'
 stage threads threads . 'prefill'
-stage decoding decode '^decode<|ragged|gain<|^decode_against' '^decode<.*tokens:16384|ragged|^decode_against'
+stage decoding decode '^decode<purekv::half|^decode<.*tokens:16384|ragged|gain<|^decode_against' '^decode<.*tokens:16384|ragged|^decode_against'
 stage compression compress '^share|^top_k|^prune' '^share.*(snapkv|early)|^top_k.*/16384|^prune'
 stage lengths lengths . '^lengths.*tokens:(1|8|33|64|128|200|256|511|512|1000|1024|2048|4096)/|^dims/half/dim:(16|33|64|100|128|200|256)/'
 stage ggml peers_ggml . 'prefill.*dim:128|decode.*tokens:16384'
@@ -100,6 +100,7 @@ measure() {
   fi
 }
 
+load=$(cut -d' ' -f1-2 /proc/loadavg)
 files=()
 for name in "${chosen[@]}"; do
   file=$out/part-$name.json
@@ -120,4 +121,4 @@ done
 
 heading "Writing tables and plots to $report"
 /usr/bin/python3 "$root/scripts/bench_cpu_report.py" "${files[@]}" "$report" \
-  --fact "compiler=$("$CXX" --version | head -n 1)" --fact "quick=$quick" --fact "ggml=${llama_package/==/ }, vendored"
+  --fact "load before=$load" --fact "compiler=$("$CXX" --version | head -n 1)" --fact "quick=$quick" --fact "ggml=${llama_package/==/ }, vendored"
