@@ -27,9 +27,11 @@ stage video attend '^spatial_temporal.*/planned:1/reading:0' '^spatial_temporal.
 stage taps attend '^taps.*window:(32|0)/' '^taps.*window:32/'
 stage sparse sparse . 'tokens:4096'
 stage threads threads . 'prefill'
-stage decoding decode '^decode<purekv::half|^decode<.*tokens:16384|ragged|gain<|^decode_against' '^decode<.*tokens:16384|ragged|^decode_against'
+stage decoding decode '^decode<purekv::half|^decode<.*tokens:16384|ragged|gain<|^decode_against' \
+  '^decode<.*tokens:16384|ragged|^decode_against'
 stage compression compress '^share|^top_k|^prune' '^share.*(snapkv|early)|^top_k.*/16384|^prune'
-stage lengths lengths . '^lengths.*tokens:(1|8|33|64|128|200|256|511|512|1000|1024|2048|4096)/|^dims/half/dim:(16|33|64|100|128|200|256)/'
+stage lengths lengths . \
+  '^lengths.*tokens:(1|8|33|64|128|200|256|511|512|1000|1024|2048|4096)/|^dims/half/dim:(16|33|64|100|128|200|256)/'
 stage ggml peers_ggml . 'prefill.*dim:128|decode.*tokens:16384'
 stage python '' .
 
@@ -105,7 +107,8 @@ files=()
 for name in "${chosen[@]}"; do
   file=$out/part-$name.json
   files+=("$file")
-  if [ $keep = yes ] && [ -f "$file" ]; then
+  # What lacked a peer is run again.
+  if [ $keep = yes ] && [ -f "$file" ] && ! grep -qE '"missing": \{("|$)' "$file"; then
     heading "$name: kept"
     continue
   fi
@@ -121,4 +124,5 @@ done
 
 heading "Writing tables and plots to $report"
 /usr/bin/python3 "$root/scripts/bench_cpu_report.py" "${files[@]}" "$report" \
-  --fact "load before=$load" --fact "compiler=$("$CXX" --version | head -n 1)" --fact "quick=$quick" --fact "ggml=${llama_package/==/ }, vendored"
+  --fact "load before=$load" --fact "quick=$quick" \
+  --fact "compiler=$("$CXX" --version | head -n 1)" --fact "ggml=${llama_package/==/ }, vendored"

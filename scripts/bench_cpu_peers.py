@@ -85,7 +85,8 @@ class Results:
                          "best": min(other) / min(own), "ms": 1e3 * statistics.median(own),
                          "peer_ms": 1e3 * statistics.median(other)}
             if operations:
-                counters |= {"share": statistics.median(own_share), "peer_share": statistics.median(other_share),
+                counters |= {"rate": operations / counters["ms"] / 1e6, "peer_rate": operations / counters["peer_ms"] / 1e6,
+                             "share": statistics.median(own_share), "peer_share": statistics.median(other_share),
                              "best_share": max(own_share), "peer_best_share": max(other_share)}
             entry = {"name": name, "iterations": len(own), "real_time": counters["ms"], "time_unit": "ms",
                      **counters}
