@@ -4,7 +4,7 @@
 # once, outside the tree (scripts/fetch.sh), builds the benchmarks, runs them beside the machine's own limits and
 # beside those peers, and ends with a table of goals. A peer that cannot be had leaves its rows out.
 #   scripts/bench_cpu.sh                       everything: 15 minutes on two idle cores
-#   scripts/bench_cpu.sh --quick               a part of it: 4 minutes
+#   scripts/bench_cpu.sh --quick               a part of it: 5 minutes
 #   scripts/bench_cpu.sh sparse ggml           some stages of it; --help lists them
 #   ... --keep                                 stages that an earlier run finished are not run again
 #   ... --peers none|ggml|all                  who to compare with (default all; PyTorch's wheel brings CUDA along: 2.5 GB

@@ -9,6 +9,7 @@ LIBRARY is what bench/peers/library.cpp becomes. A peer that is not installed is
 """
 import argparse
 import ctypes
+import importlib.metadata
 import json
 import os
 import statistics
@@ -232,6 +233,7 @@ def main():
             attention(results, ours)
             try:
                 estimators(results, ours)
+                context["kvpress"] = importlib.metadata.version("kvpress")
             except ImportError as error:
                 missing["kvpress"] = str(error)
         benchmarks = results.all

@@ -31,12 +31,14 @@ def short(name):
 
 
 def read(paths):
-    parts, missing = {}, {}
+    """Parts by name, and what their programs say of the peers."""
+    parts, peers = {}, {}
     for path in paths:
         part = json.loads(path.read_text())
-        missing |= part["context"].get("missing", {})
+        peers |= {f"without {peer}": why for peer, why in part["context"].get("missing", {}).items()}
+        peers |= {key: part["context"][key] for key in ("torch", "kvpress") if key in part["context"]}
         parts[path.stem.removeprefix("part-")] = [b | {"name": short(b["name"])} for b in part["benchmarks"]]
-    return parts, missing
+    return parts, peers
 
 
 class Rows:
@@ -55,8 +57,12 @@ def percent(share, decimals=1):
     return f"{100 * share:.{decimals}f} %"
 
 
+def number(x):
+    return f"{x:.3g}" if abs(x) < 1000 else f"{x:.0f}"
+
+
 def times(ratio):
-    return f"{ratio:.3g}x"
+    return f"{number(ratio)}x"
 
 
 class Goal:
@@ -99,7 +105,7 @@ def rate_of_peer(found):
 
 
 def time_of_peer(found):
-    return f"{found[0]['peer_ms']:.3g} ms, ours {found[0]['ms']:.3g}"
+    return f"{number(found[0]['peer_ms'])} ms, ours {number(found[0]['ms'])}"
 
 
 def goals():
@@ -146,8 +152,8 @@ def goals():
         Goal("the same with CLIE, source included", r"^share_of_attention<purekv_early", {"total": .02}, percent, True),
         Goal("top-k over std::nth_element", r"^top_k", {"best": 3}, also=median)]
     no_peer = "nothing is computed in either; what is timed is the call"
-    same = "both are one matrix product of the values with the projection"
-    reasons = {"critical": same, "recency": no_peer, "uniform_random": no_peer}
+    products = "matrix products, which are MKL's in kvpress"
+    reasons = {"critical": products, "future_attention": products, "recency": no_peer, "uniform_random": no_peer}
     all_goals += [Goal(f"against kvpress: {name}", rf"^kvpress/{name}/", {"best": 10}, peer=time_of_peer, also=median,
                        why=reasons.get(name, ""))
                   for name in ("key_norm", "window_attention", "last_attention", "accumulated_attention",
@@ -163,7 +169,7 @@ def cell(b, key):
     x = b[key]
     if key in PERCENT or (key == "best" and "speedup" not in b):  # of the machine's limit
         return percent(x)
-    return f"{x:.3g}" if abs(x) < 1000 else f"{x:.0f}"
+    return number(x)
 
 
 def details(benchmarks):
@@ -236,7 +242,9 @@ def draw_lengths(rows, path):
     finish(axes[0], "half cache, d 128, 4 heads", "tokens of the prompt", "of multiply-add peak, %")
     for i, t in enumerate(("float", "half")):
         found = [b for b in dims if b["name"].startswith(f"dims/{t}/")]
-        axes[1].plot([argument(b, "dim") for b in found], [100 * b["best"] for b in found], label=f"{t} cache", **style(i))
+        if found:
+            axes[1].plot([argument(b, "dim") for b in found], [100 * b["best"] for b in found], label=f"{t} cache",
+                         **style(i))
     finish(axes[1], "2,048 tokens, 4 heads", "dim", "")
     axes[1].legend(fontsize=8, frameon=False)
     axes[0].set_ylim(0, 100)
@@ -344,9 +352,9 @@ def main():
         known = json.loads(arguments.json.read_text())
         facts, parts = known["of"], known["parts"]
     else:
-        parts, missing = read(paths)
+        parts, peers = read(paths)
         facts = {"machine": machine(), "date": time.strftime("%-d %B %Y"), **dict(f.split("=", 1) for f in arguments.fact)}
-        facts |= {f"without {peer}": why for peer, why in missing.items()}
+        facts |= peers
     print(report(facts, parts, directory, arguments.name))
     print(f"{directory / arguments.name}-tables.md: every figure")
 
