@@ -46,7 +46,7 @@ template <class T> struct attended_layer : random_layer<T> {
         kept{offset.data(), token.data(), static_cast<std::int64_t>(token.size()), kv_heads},
         seen{{}, queries, lse.data(), tokens} {}
 
-  void compact() {
+  purekv::ragged_cache<T> compact() {
     std::int64_t const slots = purekv::lay_out(kept, 1, cache.kv_heads, 0, extents.data());
     purekv::ragged_cache<T> const small{kept_keys.data(),
                                         kept_values.data(),
@@ -58,6 +58,7 @@ template <class T> struct attended_layer : random_layer<T> {
                                         slots,
                                         cache.dim};
     must(purekv::compact(purekv::cpu{}, kept, cache, small));
+    return small;
   }
 };
 
@@ -120,6 +121,65 @@ template <class Compressor> void share_of_attention(benchmark::State& state) {
 BENCHMARK(share_of_attention<purekv::snapkv<purekv::ratio>>)->Arg(8192)->Iterations(3)->UseManualTime();
 BENCHMARK(share_of_attention<purekv::purekv_early<purekv::ratio>>)->Arg(8192)->Iterations(3)->UseManualTime();
 BENCHMARK(share_of_attention<purekv::purekv_paper<purekv::ratio>>)->Arg(8192)->Iterations(3)->UseManualTime();
+
+/// The tokens that `selection` keeps of each KV head, and the query's own: what prune-then-attend computes.
+struct kept_or_self {
+  std::vector<std::vector<bool>> kept;
+  int group;
+
+  kept_or_self(purekv::selection const& from, int kv_heads, int tokens, int query_heads)
+      : kept(static_cast<std::size_t>(kv_heads), std::vector<bool>(static_cast<std::size_t>(tokens))),
+        group(query_heads / kv_heads) {
+    for (int h = 0; h < kv_heads; ++h)
+      for (std::int64_t i = from.offset[h]; i < from.offset[h + 1]; ++i)
+        kept[static_cast<std::size_t>(h)][static_cast<std::size_t>(from.token[i])] = true;
+  }
+  bool visible(int head, int q, int k) const {
+    return q == k || kept[static_cast<std::size_t>(head / group)][static_cast<std::size_t>(k)];
+  }
+};
+
+/// A layer above the source: score, select, compact and attend to what is kept, against attending to everything.
+void prune_then_attend(benchmark::State& state) {
+  int const tokens = static_cast<int>(state.range(0)), heads = 8, kv_heads = 2, dim = 128;
+  attended_layer<purekv::half> layer(heads, kv_heads, dim, tokens);
+  purekv::purekv_early<purekv::ratio> const compressor{{}, purekv::ratio::compression(5), {}};
+  using source_estimator = decltype(compressor.estimator)::source_estimator;
+  purekv::cpu const exec;
+  purekv::dense const pattern;
+  purekv::attend_taps const taps{.lse = layer.lse.data(), .lse_stride = tokens};
+  scratch_memory const memory(std::max({purekv::attend_workspace(exec, pattern, layer.queries, layer.cache, taps),
+                                        purekv::score_workspace(exec, compressor.estimator, layer.seen, layer.cache),
+                                        purekv::score_workspace(exec, source_estimator{}, layer.seen, layer.cache),
+                                        purekv::accumulate_source_workspace(exec, compressor.estimator, layer.cache),
+                                        purekv::select_workspace(exec, compressor, layer.cache)}));
+  purekv::workspace const work = memory.view();
+  auto const dense = [&] { must(purekv::attend(exec, pattern, layer.queries, layer.cache, layer.results, {}, work)); };
+  must(purekv::attend(exec, pattern, layer.queries, layer.cache, layer.results, taps, work));
+  must(purekv::score(exec, source_estimator{}, layer.seen, layer.cache, {}, layer.score_rows, work));
+  must(purekv::accumulate_source(exec, compressor.estimator, compressor.protect, layer.score_rows, layer.cache, true,
+                                 layer.source, work));
+  purekv::self_view<purekv::half> const self{
+      purekv::head_major<purekv::half const>(layer.keys.data(), kv_heads, tokens, dim),
+      purekv::head_major<purekv::half const>(layer.values.data(), kv_heads, tokens, dim)};
+  auto const pruned = [&] {
+    must(purekv::score(exec, compressor.estimator, layer.seen, layer.cache, layer.source, layer.score_rows, work));
+    must(purekv::select(exec, compressor, layer.score_rows, layer.cache, layer.kept, work));
+    purekv::ragged_cache<purekv::half> const small = layer.compact();
+    must(purekv::attend(exec, pattern, layer.queries, small, self, layer.results, {}, work));
+  };
+  pruned();
+  double const error = layer.error(kept_or_self(layer.kept, kv_heads, tokens, heads));
+  state.counters["error"] = error;
+  if (!(error < 5e-6)) return state.SkipWithError("differs from double precision");
+  run_against(state, dense, pruned);
+}
+BENCHMARK(prune_then_attend)
+    ->ArgName("tokens")
+    ->Arg(8192)
+    ->Unit(benchmark::kMillisecond)
+    ->UseManualTime()
+    ->Iterations(9);
 
 /// A fifth of the tokens of 8 heads by score: `select` against std::nth_element, on the values (what is above the
 /// threshold is then collected) or on indices that are then sorted.

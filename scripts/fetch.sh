@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# What the demo fetches and builds once, outside the source tree; source it after lib.sh.
+# What the demo and the benchmarks fetch and build once, outside the source tree; source it after lib.sh.
 # After fetch_llama and fetch_weights, $llama is an installed llama.cpp (ggml and libllama) and $weights a GGUF file.
 
 cache=${PUREKV_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/purekv}
@@ -61,6 +61,21 @@ fetch_llama() {
     && cmake --install "$fresh/build" >> "$fresh/log" 2>&1 || { tail -n 40 "$fresh/log" >&2; die "llama.cpp does not build; see $fresh/log"; }
   mv "$fresh/installed" "$llama"
   rm -rf "$fresh"
+}
+
+# PyTorch and kvpress in a Python environment of their own, $python_peers. What its wheel of PyTorch brings along for a GPU
+# is 2 GB, without which it does not load.
+fetch_python_peers() {
+  python_peers=$cache/python-torch-2.15.0-kvpress-0.5.5
+  [ -f "$python_peers/complete" ] && return
+  need_packages ca-certificates python3 python3-venv
+  heading "Fetching PyTorch and kvpress, once: 2.5 GB"
+  rm -rf "$python_peers"
+  python3 -m venv "$python_peers" \
+    && "$python_peers/bin/python" -m pip --quiet --disable-pip-version-check --no-cache-dir --retries 2 install \
+      --only-binary :all: --no-binary fire torch==2.15.0 kvpress==0.5.5 \
+    && "$python_peers/bin/python" -c 'import torch, kvpress' || return 1
+  touch "$python_peers/complete"
 }
 
 # The text of Debian's reference manual, without page furniture.
