@@ -12,7 +12,9 @@ struct attend_cost {
   static constexpr std::int32_t widening = 7;
 
   /// A key that one query sees, with the `group` heads of the query, by the kernel of decoding.
-  static constexpr std::int64_t scattered(std::int64_t pairs, std::int32_t group) { return pairs * (4 + 2 * group); }
+  static constexpr std::int64_t scattered(std::int64_t pairs, std::int32_t group) {
+    return pairs * (2 + 3 * group / 2);
+  }
 
   /// What the queries of a tile pay if any of its runs is scattered: their rows are laid out once more.
   static constexpr std::int64_t scattering(std::int32_t queries, std::int32_t group) {

@@ -87,7 +87,7 @@ template <class TQ, Cache C> struct scattered_rows {
       attend(list, count, to, first_of, sum_of);
       for (std::int32_t r = 0; r < count; ++r) {
         if (first_of[r] == hidden_logit) continue;
-        if (sum[r] == 0 && first) {
+        if (first) {
           top[r] = first_of[r];
           sum[r] = sum_of[r];
         } else {
@@ -124,10 +124,10 @@ template <class TQ, Cache C> struct scattered_rows {
     std::int32_t count = 0, flushed = 0;
     bool hides = false;
 
-    void note(tile_plan const& plan, key_run const& run, std::int32_t row, std::int32_t rows, std::int32_t key) {
+    void note(tile_plan const& tiles, key_run const& run, std::int32_t row, std::int32_t rows, std::int32_t key) {
       seen[count] = 0;
       for (std::int32_t r = 0; r < rows; ++r)
-        seen[count] |= static_cast<std::uint32_t>(plan.seen(run, row + r, key, 1)) << r;
+        seen[count] |= static_cast<std::uint32_t>(tiles.seen(run, row + r, key, 1)) << r;
       hides = hides || seen[count] != (1u << rows) - 1u;
     }
   };
