@@ -196,6 +196,24 @@ TEST_CASE("scattered rows: soft caps, sinks, logits in the thousands, NaN and in
     }
 }
 
+TEST_CASE("scattered rows: a value whose probability is zero in the end counts for nothing, whatever it is") {
+  SEEDED(random);
+  shape const s = square(2, 1, 40, tokens);
+  attention_input<float, owned_contiguous<float>> in(random, s);
+  auto const& cache = in.cache.view;
+  // A query of the last frame sees `weak` among scattered keys, where it counts, and then `strong` in its own frame.
+  int const last_frame = 9 + 5 * 63, strong = last_frame + between(random, 0, 30), seer = between(random, strong, 386);
+  int const weak = seer - 63 * between(random, 1, 5);
+  for (int h = 0; h < 2; ++h)
+    for (int i = 0; i < tokens; ++i) in.q.view.row(h, i)[0] = 100;
+  for (int i = 0; i < tokens; ++i) cache.run(0, 0, i).keys[0] = i == strong ? 1000.0f : 0.0f;
+  cache.run(0, 0, weak).values[3] = NAN;
+  cache.run(0, 0, weak).values[4] = HUGE_VALF;
+  auto const actual = check<float>(in, s, video);
+  CHECK(std::isfinite(actual.out.view.row(1, seer)[3]));
+  CHECK(std::isfinite(actual.out.view.row(0, seer)[4]));
+}
+
 TEST_CASE("scattered rows: executed pairs are those that are visible, of other runs blocks of rows x keys") {
   SEEDED(random);
   for (int group : {1, 4, 7}) {
