@@ -45,7 +45,10 @@ template <class Owned, class P> double check(generator& random, shape const& s, 
     CHECK(memory.guards_untouched());
     pairs = check_plan(pattern, in, plan);
     CHECK(purekv::executed_pairs(pattern, plan, in.queries, in.cache.view, {1, 1}) == pairs);
-    CHECK(purekv::executed_pairs(pattern, plan, in.queries, in.cache.view) >= pairs);
+    double const in_blocks =
+        purekv::executed_pairs(pattern, plan, in.queries, in.cache.view, {purekv::detail::block_lanes, 1});
+    CHECK(in_blocks >= pairs);
+    CHECK(purekv::executed_pairs(pattern, plan, in.queries, in.cache.view) <= in_blocks);
     if constexpr (!requires { pattern.last_visible(0); })
       CHECK(pairs <= purekv::causal_pairs(in.queries, in.cache.view));
     CHECK(plan.per_kv_head == (s.kv_heads > 1 && (s.keep_percent < 100 || purekv::detail::is_per_head<P>())));
@@ -183,7 +186,8 @@ template <class P> planned execute(P const& pattern, int tokens, int group, pure
           doctest::Approx(result.predicted / result.all));
   for (int t = 0; t < plan.tiles_per_head; ++t)
     for (int r = 0; r < plan.tile(0, t).runs; ++r)
-      result.predicted += 7.0 * plan.runs[plan.tile(0, t).runs_begin + r].count;
+      if (plan.runs[plan.tile(0, t).runs_begin + r].scattered == 0)
+        result.predicted += 7.0 * plan.runs[plan.tile(0, t).runs_begin + r].count;
   return result;
 }
 
@@ -269,10 +273,12 @@ TEST_CASE("plan: executed density of spatial_temporal in tiles of tensor cores")
     CHECK(std::abs(tile_areas(p).one_pass - expected.one_pass) < 0.0005);
     CHECK(std::abs(tile_areas(p).two_passes - expected.two_passes) < 0.0006);
 
-    // On the CPU, whose tiles are not rounded up to 16 keys, one pass executes less than that.
-    planned const here = execute(over(purekv::spatial_temporal{}, prompt), p.tokens(), p.group, {64, 1});
-    CHECK(here.executed / here.all < 0.8 * expected.one_pass);
-    CHECK(here.executed / here.all < 1.2 * expected.two_passes);
+    // On the CPU, where the same place of earlier frames is computed query by query and keys are not rounded up to 16,
+    // one pass executes less than two would there.
+    planned const here =
+        execute(over(purekv::spatial_temporal{}, prompt), p.tokens(), p.group, {purekv::detail::block_lanes, 1, true});
+    CHECK(here.executed / here.all < 0.65 * expected.one_pass);
+    CHECK(here.executed / here.all < 0.95 * expected.two_passes);
   }
 }
 

@@ -186,14 +186,9 @@ template <Pattern P, class TQ, Cache C> struct decode_task {
   }
 
   void pack(decode_row_list const& rows) const {
-    vec const scale = splat(logit_scale(shape.q));
-    std::int32_t const dim = shape.dim, whole = dim / lanes * lanes;
-    for (std::int32_t r = 0; r < rows.count; ++r) {
-      TQ const* const from = shape.q.rows.row(rows.head[r], rows.token[r]);
-      float* const to = scratch.q + r * shape.padded;
-      for (std::int32_t d = 0; d < whole; d += lanes) store(to + d, widen(from + d) * scale);
-      if (whole < dim) store(to + whole, widen(from + whole, dim - whole) * scale);
-    }
+    for (std::int32_t r = 0; r < rows.count; ++r)
+      scale_row(shape.q.rows.row(rows.head[r], rows.token[r]), shape.dim, logit_scale(shape.q),
+                scratch.q + r * shape.padded);
   }
 
   /// What the rows in [begin, end) give to the chunk's tokens, exp2(logit - lse), reduced as the taps say.

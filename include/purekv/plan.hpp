@@ -7,6 +7,8 @@
 #include <purekv/detail/positions.hpp>
 #include <purekv/tile_plan.hpp>
 
+#include <bit>
+
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
 
@@ -64,17 +66,30 @@ status plan(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cache,
 ///
 ///   sum over KV heads, tiles and blocks of grain.rows rows of grain.rows * (keys up to the last that its last row
 ///   sees, every full run of them, and all partly visible runs together, rounded up to grain.keys)
+///   + if grain.scattered, for scattered runs instead: sum over queries of group * (keys that some of its heads sees)
 ///
 /// As it stands, that of this library on the CPU. With {1, 1}, what the plan lists: every row as far as causality.
 template <Pattern P, class TQ, Cache C>
 double executed_pairs(P const& pattern, tile_plan const& plan, query_view<TQ> const& q, C const& cache,
-                      tile_grain const& grain = {detail::block_lanes, 1}) {
+                      tile_grain const& grain = {detail::block_lanes, 1, true}) {
   double pairs = 0;
   std::int32_t const group = q.rows.heads / cache.kv_heads;
   auto const rounded = [&](std::int64_t keys) { return (keys + grain.keys - 1) / grain.keys * grain.keys; };
   for (std::int32_t h = 0; h < (plan.per_kv_head ? cache.kv_heads : 1); ++h)
     for (std::int32_t t = 0; t < plan.tiles_per_head; ++t) {
       query_tile const& tile = plan.tile(h, t);
+      auto const apart = [&](key_run const& run) {
+        return detail::masks_known<P>() && grain.scattered && run.scattered != 0;
+      };
+      for (std::int32_t r = 0; r < tile.runs; ++r) {
+        key_run const& run = plan.runs[tile.runs_begin + r];
+        if (!apart(run)) continue;
+        std::int64_t keys = 0;
+        for (std::int32_t i = 0, heads = detail::is_per_head<P>() ? group : 1; i < tile.count; ++i)
+          for (std::int32_t w = 0; w < run.words(); ++w)
+            keys += std::popcount(detail::seen_by_any(plan.masks, run, i * heads, heads, w));
+        pairs += static_cast<double>(keys * group);
+      }
       std::int32_t seen = 0;
       for (std::int32_t row = 0, rows = tile.count * group; row < rows; row += grain.rows) {
         std::int32_t const last = tile.first + (detail::smaller(row + grain.rows, rows) - 1) / group;
@@ -83,6 +98,7 @@ double executed_pairs(P const& pattern, tile_plan const& plan, query_view<TQ> co
         std::int64_t full = 0, partial = 0;
         for (std::int32_t r = 0; r < tile.runs; ++r) {
           key_run const& run = plan.runs[tile.runs_begin + r];
+          if (apart(run)) continue;
           std::int32_t const keys = detail::larger(0, detail::smaller(seen - run.begin, run.count));
           (run.full != 0 ? full : partial) += run.full != 0 ? rounded(keys) : keys;
         }

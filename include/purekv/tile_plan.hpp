@@ -10,8 +10,10 @@ namespace purekv::inline v0_1 {
 /// Cached tokens [begin, begin + count) of a head. full: every query of the tile sees all of them, causality apart.
 /// Otherwise `masks` says where tile_plan::masks holds which query sees which key, [queries of the tile, words()], or
 /// [queries x heads of the group, words()] if heads differ; -1: nowhere, the pattern is asked for each pair.
+/// scattered: so few pairs of a run with masks are visible that the CPU computes only those, query by query; a plan
+/// made on a GPU, whose kernels know only tiles, leaves it 0.
 struct key_run {
-  std::int32_t begin, count, full;
+  std::int32_t begin, count, full, scattered = 0;
   std::int64_t masks = -1;
 
   PUREKV_INLINE std::int32_t words() const { return (count + 63) / 64; }
@@ -25,9 +27,10 @@ struct query_tile {
 };
 
 /// What a kernel rounds a tile up to: blocks of `rows` rows (query x head of the group), all of whose rows meet the
-/// keys of the last one, and a multiple of `keys` keys.
+/// keys of the last one, and a multiple of `keys` keys. scattered: it computes scattered runs query by query.
 struct tile_grain {
   std::int32_t rows = 1, keys = 1;
+  bool scattered = false;
 };
 
 /// What attention with a pattern computes; made by `plan`, lies in the caller's memory.

@@ -46,6 +46,7 @@ template <class P, class Input> double check_plan(P const& pattern, Input const&
             for (int head = h * group; head < (h + 1) * group; ++head) {
               bool const visible = pattern.visible(head, position, at);
               if (run.full != 0) CHECK(visible);
+              if (run.scattered != 0) CHECK(run.masks >= 0);
               if (run.masks >= 0) {
                 int const first = k - run.begin, count = std::min(64, run.count - first);
                 int const row = purekv::detail::is_per_head<P>() ? i * group + head % group : i;

@@ -3,6 +3,7 @@
 
 #include <purekv/detail/key_tile.hpp>
 #include <purekv/detail/plan_tiles.hpp>
+#include <purekv/detail/scattered_rows.hpp>
 #include <purekv/detail/softmax.hpp>
 #include <purekv/primitive.hpp>
 #include <purekv/taps.hpp>
@@ -22,6 +23,7 @@ struct attend_scratch {
   float* scores;        // [key_tile::capacity, block_lanes]
   float* rescale;       // [block_lanes]
   key_tile keys;
+  scattered_scratch scattered;
 
   static attend_scratch take(carve& memory, std::int64_t rows, std::int32_t dim, std::int32_t value_dim) {
     std::int64_t const all_lanes = (rows + block_lanes - 1) / block_lanes * block_lanes;
@@ -36,6 +38,7 @@ struct attend_scratch {
     s.scores = memory.take<float>(std::int64_t{key_tile::capacity} * block_lanes);
     s.rescale = memory.take<float>(block_lanes);
     s.keys = key_tile::take(memory, dim, value_dim);
+    s.scattered = scattered_scratch::take(memory, dim, value_dim);
     return s;
   }
 };
@@ -75,9 +78,9 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
   void run(tile_plan const& plan) {
     pack_queries();
     find_bounds();
-    start();
+    start(plan);
     key_walk<C, TQ> walk(cache, tile.sequence, kv_head, plan.runs + tile.runs_begin, tile.runs);
-    while (walk.next(scratch.keys)) {
+    while (walk.next(scratch.keys, masks_known<P>())) {
       if (scratch.keys.partial != 0) ask_pattern(plan);
       guarded = guarded || !finite(scratch.keys.largest_value);
       for (std::int32_t b = 0; b < blocks; ++b) attend_block_of(b);
@@ -116,31 +119,67 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
     }
   }
 
-  void start() {
+  /// What is known of the rows before the tiles of keys: what they make of scattered runs, and of themselves.
+  void start(tile_plan const& plan) {
     for (std::int32_t r = 0; r < blocks * block_lanes; ++r) {
       scratch.top[r] = -largest_logit;
       scratch.sum[r] = 0;
+    }
+    if constexpr (masks_known<P>()) {
+      scattered_rows<TQ, C> const scattered{q, cache, plan, tile, kv_head, is_per_head<P>(), scratch.scattered};
+      if (scattered.any()) return start_scattered(scattered);
     }
     if (self == nullptr) {
       for (float* x = results(0); x < results(blocks); ++x) *x = 0;
       return;
     }
-    float const scale = logit_scale(q);
     for (std::int32_t b = 0; b < blocks; ++b) {
       for (std::int32_t r = b * block_lanes; r < b * block_lanes + lanes_of(b); ++r) {
-        if (!sees_itself(r)) continue;
-        float logit = scale * dot(q.rows.row(head(r), query(r)), self->keys.row(kv_head, query(r)), std::int64_t{dim});
-        if (cap) logit = cap(logit);
-        if (!(logit == logit)) continue;
-        scratch.top[r] = logit > largest_logit ? largest_logit : logit < -largest_logit ? -largest_logit : logit;
+        float const logit = own_logit(r);
+        if (logit == hidden_logit) continue;
+        scratch.top[r] = logit;
         scratch.sum[r] = 1;
       }
-      auto const value = [&](std::int32_t lane) -> element const* {
-        std::int32_t const r = b * block_lanes + lane;
-        return scratch.sum[r] != 0 ? self->values.row(kv_head, query(r)) : nullptr;
-      };
-      guarded = !finite(pack_rows(value, lanes_of(b), value_dim, 1.0f, results(b))) || guarded;
+      start_with(b, [&](std::int32_t r) { return self->values.row(kv_head, query(r)); });
     }
+  }
+
+  void start_scattered(scattered_rows<TQ, C> const& scattered) {
+    for (std::int32_t b = 0; b < blocks; ++b) {
+      std::int32_t const first = b * block_lanes, end = first + lanes_of(b);
+      auto const row = [&](std::int32_t r) {
+        return scratch.scattered.rows + std::ptrdiff_t{r - first} * scattered.value_padded;
+      };
+      for (std::int32_t r = first, n = 0; r < end; r += n) {
+        n = smaller(smaller(group - r % group, decode_rows), end - r);
+        scattered.attend(r, n, row(r), scratch.top + r, scratch.sum + r);
+      }
+      if (self != nullptr)
+        for (std::int32_t r = first; r < end; ++r)
+          if (float const logit = own_logit(r); logit != hidden_logit)
+            row_state{row(r), scratch.top[r], scratch.sum[r]}.add(self->values.row(kv_head, query(r)), logit, 1,
+                                                                  value_dim);
+      start_with(b, row);
+    }
+  }
+
+  /// results(block)[.][lane] = value(row), 0 for rows that have seen nothing.
+  template <class Value> void start_with(std::int32_t block, Value const& value) {
+    auto const seen = [&](std::int32_t lane) -> decltype(value(0)) {
+      std::int32_t const r = block * block_lanes + lane;
+      return scratch.sum[r] != 0 ? value(r) : nullptr;
+    };
+    guarded = !finite(pack_rows(seen, lanes_of(block), value_dim, 1.0f, results(block))) || guarded;
+  }
+
+  /// The logit of a row's own key; hidden if it does not see it here.
+  float own_logit(std::int32_t row) const {
+    if (!sees_itself(row)) return hidden_logit;
+    std::int32_t const i = query(row);
+    float logit = logit_scale(q) * dot(q.rows.row(head(row), i), self->keys.row(kv_head, i), std::int64_t{dim});
+    if (cap) logit = cap(logit);
+    if (!(logit == logit)) return hidden_logit;
+    return logit > largest_logit ? largest_logit : logit < -largest_logit ? -largest_logit : logit;
   }
 
   bool sees_itself(std::int32_t row) const {

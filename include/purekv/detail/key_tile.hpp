@@ -57,13 +57,18 @@ template <Cache C, class TQ> class key_walk {
   key_walk(C const& cache, std::int32_t sequence, std::int32_t kv_head, key_run const* runs, std::int32_t count)
       : cache_(cache), sequence_(sequence), kv_head_(kv_head), run_(runs), end_(runs + count) {}
 
-  bool next(key_tile& tile) {
+  /// skip_scattered: runs that are scattered are left out.
+  bool next(key_tile& tile, bool skip_scattered) {
     tile.count = 0;
     tile.partial = 0;
     tile.piece_count = 0;
     key_magnitude keys;
     magnitude values;
     while (tile.count < key_tile::capacity && run_ != end_) {
+      if (skip_scattered && run_->scattered != 0) {
+        ++run_;
+        continue;
+      }
       std::int32_t const first = run_->begin + done_, slot = tile.count;
       std::int32_t const count = smaller(key_tile::capacity - tile.count, run_->count - done_);
       for_each_stretch(cache_, sequence_, kv_head_, first, first + count,

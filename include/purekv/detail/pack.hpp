@@ -69,6 +69,14 @@ template <class Row> float pack_rows(Row const& row, std::int32_t count, std::in
   return most.largest();
 }
 
+/// to[d] = scale * from[d], 0 from dim up to a whole register.
+template <Element T> void scale_row(T const* from, std::int32_t dim, float scale, float* to) {
+  vec const factor = splat(scale);
+  std::int32_t d = 0;
+  for (; d + lanes <= dim; d += lanes) store(to + d, widen(from + d) * factor);
+  if (d < dim) store(to + d, widen(from + d, dim - d) * factor);
+}
+
 /// row(lane)[d] = scale[lane] * packed[d][lane] for lanes < count; a scale of 0 gives 0 whatever it meets.
 template <class Row>
 void unpack_rows(float const* packed, float const* scale, std::int32_t count, std::int32_t dim, Row const& row) {

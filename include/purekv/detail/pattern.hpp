@@ -49,6 +49,11 @@ template <Pattern P> PUREKV_HD constexpr bool is_per_head() {
     return false;
 }
 
+/// Whether the keys that a head sees are known beforehand, so that plans hold who sees what of partly visible runs.
+template <Pattern P> PUREKV_HD constexpr bool masks_known() {
+  return has_runs<P>() && (!is_per_head<P>() || has_runs_by_head<P>());
+}
+
 template <Pattern P> PUREKV_HD constexpr bool looks_ahead() {
   return requires(P const& p) { p.last_visible(std::int32_t{}); };
 }

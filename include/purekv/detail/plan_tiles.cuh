@@ -257,7 +257,7 @@ template <Pattern P, Cache C> struct fill_masks {
     // Every warp adds up the words of all runs, so that none waits for another.
     std::int64_t begin = out.masks_begin;
     for (std::int32_t r = 0; r < out.runs; ++r) {
-      key_run const run = {runs[r].begin, runs[r].count, runs[r].full, begin};
+      key_run const run = {runs[r].begin, runs[r].count, runs[r].full, 0, begin};
       if (run.full != 0) continue;
       std::int32_t const words = run.words() * keys.mask_rows();
       if (r % warps == simt::warp_index()) {

@@ -10,8 +10,18 @@
 #include <purekv/taps.hpp>
 #include <purekv/tile_plan.hpp>
 
+#include <bit>
+
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
+
+/// Which of the keys from 64 * word on of a run with masks some of `count` rows of its masks sees, a bit each.
+inline std::uint64_t seen_by_any(std::uint64_t const* masks, key_run const& run, std::int32_t row, std::int32_t count,
+                                 std::int32_t word) {
+  std::uint64_t seen = 0;
+  for (std::int32_t i = row; i < row + count; ++i) seen |= masks[run.masks + std::int64_t{i} * run.words() + word];
+  return seen;
+}
 
 template <Pattern P, Cache C> bool needs_plan_per_head(P const&, C const& cache) {
   return cache.kv_heads > 1 && (is_per_head<P>() || !same_positions(cache));
@@ -64,9 +74,7 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
             });
   }
 
-  // Where the partly visible keys of a head are known beforehand, the plan holds who sees what: in rows of a query, or
-  // of each of its heads.
-  static constexpr bool has_masks = has_runs<P>() && (!is_per_head<P>() || has_runs_by_head<P>());
+  // Masks are rows of a query, or of each of its heads.
   PUREKV_HD std::int32_t mask_rows() const { return is_per_head<P>() ? count * group() : count; }
 
   PUREKV_HD static std::int64_t words(std::int32_t keys) { return (keys + 63) / 64; }
@@ -80,7 +88,7 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
     if constexpr (has_runs<P>()) {
       for_each_range([&](std::int32_t begin, std::int32_t end, bool full) {
         ++most.runs;
-        if (has_masks && !full) most.masks += mask_rows() * words(end - begin);
+        if (masks_known<P>() && !full) most.masks += mask_rows() * words(end - begin);
       });
     } else {
       std::int32_t const end = tokens_until(cache, sequence, kv_head, last_key(count - 1));
@@ -125,7 +133,7 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
       }
       runs[written++] = {begin, end - begin, full};
     });
-    if constexpr (has_masks) fill_masks(runs, written, masks, masks_begin);
+    if constexpr (masks_known<P>()) fill_masks(runs, written, masks, masks_begin);
     return written;
   }
 
@@ -159,6 +167,35 @@ template <Pattern P, class TQ, Cache C> struct planned_tile {
         }
       });
     }
+    if (any) mark_scattered(runs, run_count, masks);
+  }
+
+  /// A run is scattered where its visible pairs are predicted to cost less than the blocks of lanes that meet its keys,
+  /// if all such runs together are worth it.
+  void mark_scattered(key_run* runs, std::int32_t run_count, std::uint64_t const* masks) const {
+    std::int64_t saved = 0;
+    for (std::int32_t r = 0; r < run_count; ++r) {
+      key_run& run = runs[r];
+      if (run.full != 0) continue;
+      std::int64_t pairs = 0;
+      for (std::int32_t i = 0, heads = mask_rows() / count; i < count; ++i)
+        for (std::int32_t w = 0; w < run.words(); ++w)
+          pairs += std::popcount(seen_by_any(masks, run, i * heads, heads, w));
+      std::int64_t const apart = attend_cost::scattered(pairs, group()), together = cost_in_blocks(run);
+      run.scattered = apart < together;
+      if (apart < together) saved += together - apart;
+    }
+    if (saved < attend_cost::scattering(count, group()))
+      for (std::int32_t r = 0; r < run_count; ++r) runs[r].scattered = 0;
+  }
+
+  std::int64_t cost_in_blocks(key_run const& run) const {
+    std::int64_t cost = std::int64_t{run.count} * attend_cost::widening;
+    for (std::int32_t row = 0, until = 0, rows = count * group(); row < rows; row += block_lanes) {
+      until = tokens_until(cache, sequence, kv_head, last_key((smaller(row + block_lanes, rows) - 1) / group()), until);
+      cost += std::int64_t{larger(0, smaller(until - run.begin, run.count))} * block_lanes;
+    }
+    return cost;
   }
 
   static void set_bits(std::uint64_t* row, std::int32_t from, std::int32_t to) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <purekv/concepts.hpp>
+#include <purekv/detail/attend_cost.hpp>
 #include <purekv/detail/gemm.hpp>
 #include <purekv/detail/pattern.hpp>
 #include <purekv/detail/positions.hpp>
@@ -15,7 +16,10 @@ namespace detail {
 /// whatever has been evicted.
 ///
 ///   work = sum over blocks of block_lanes rows of (keys that the block computes) * block_lanes
-///        + (keys of the tile) * widening_lanes
+///        + (keys of the tile) * attend_cost::widening
+///
+/// where that of partly visible keys is no more than what they cost as scattered runs, if all queries see as many of
+/// them as the one in the middle.
 ///
 /// Tiles of dense_tile_rows that end nowhere but with the sequence are among the choices, so a pattern that hides
 /// little, or a layout of tiny frames, is no more work than dense attention.
@@ -35,9 +39,6 @@ template <Pattern P, class TQ> class query_tiles {
   }
 
  private:
-  /// What it costs to widen a key and its value once for all rows of a tile, in lanes that use them: tiles of 64 rows
-  /// lose a tenth against tiles of 256 (bench/attend.cpp).
-  static constexpr std::int32_t widening_lanes = 7;
   static constexpr std::int32_t smallest_rows = 64;
 
   static constexpr bool chooses = tile_rows<P>() == 0 && has_runs<P>();
@@ -65,7 +66,7 @@ template <Pattern P, class TQ> class query_tiles {
       return last;
     } else {
       if (last < whole) {
-        std::int64_t const together = work(first, whole);
+        std::int64_t const together = work(first, whole, false);
         std::int64_t apart = best(first, last).work;
         for (std::int32_t p = last; p < whole && apart < together; p = last) {
           last = piece(p, whole);
@@ -88,25 +89,42 @@ template <Pattern P, class TQ> class query_tiles {
     }
   }
 
-  std::int64_t work(std::int32_t first, std::int32_t last) const {
+  /// one_piece: the queries are of one piece of the pattern, so that what one of them sees says what the others see.
+  std::int64_t work(std::int32_t first, std::int32_t last, bool one_piece) const {
     std::int32_t const rows = (last - first) * group_, blocks = (rows + block_lanes - 1) / block_lanes;
-    std::int64_t sum = 0;
     auto const bound = [&](std::int32_t row) {
       return std::int64_t{last_visible(pattern_, q_.batch.positions[first + row / group_])} + 1;
     };
-    auto const add = [&](std::int32_t k_first, std::int32_t k_last, bool) {
-      auto const keys = [&](std::int64_t end) {
-        std::int64_t const seen = (end <= k_last ? end : std::int64_t{k_last} + 1) - k_first;
-        return seen > 0 ? seen : 0;
-      };
-      for (std::int32_t b = 0; b < blocks; ++b)
-        sum += keys(bound(smaller((b + 1) * block_lanes, rows) - 1)) * block_lanes;
-      sum += keys(bound(rows - 1)) * widening_lanes;
+    auto const keys = [](std::int64_t end, std::int32_t k_first, std::int32_t k_last) {
+      std::int64_t const seen = (end <= k_last ? end : std::int64_t{k_last} + 1) - k_first;
+      return seen > 0 ? seen : 0;
     };
     // One cut serves all KV heads. Their work differs only if the pattern tells them apart.
-    for (std::int32_t h = 0; h < (has_runs_by_head<P>() ? q_.rows.heads : group_); h += group_)
-      runs_of(pattern_, h, h + group_ - 1, q_.batch.positions[first], q_.batch.positions[last - 1], add);
-    return sum;
+    std::int64_t all = 0;
+    for (std::int32_t h = 0; h < (has_runs_by_head<P>() ? q_.rows.heads : group_); h += group_) {
+      std::int64_t full = 0, partial = 0, full_of_one = 0, of_one = 0;
+      std::int32_t const one = (last - first) / 2;
+      runs_of(pattern_, h, h + group_ - 1, q_.batch.positions[first], q_.batch.positions[last - 1],
+              [&](std::int32_t k_first, std::int32_t k_last, bool whole) {
+                std::int64_t sum = keys(bound(rows - 1), k_first, k_last) * attend_cost::widening;
+                for (std::int32_t b = 0; b < blocks; ++b)
+                  sum += keys(bound(smaller((b + 1) * block_lanes, rows) - 1), k_first, k_last) * block_lanes;
+                (whole ? full : partial) += sum;
+                if (whole) full_of_one += keys(bound(one * group_), k_first, k_last);
+              });
+      if (masks_known<P>() && one_piece && partial > 0) {
+        std::int32_t const at = q_.batch.positions[first + one];
+        runs_of(pattern_, h, h + group_ - 1, at, at, [&](std::int32_t k_first, std::int32_t k_last, bool) {
+          of_one += keys(bound(one * group_), k_first, k_last);
+        });
+        std::int64_t const pairs = of_one > full_of_one ? (of_one - full_of_one) * (last - first) : 0;
+        std::int64_t const apart =
+            attend_cost::scattered(pairs, group_) + attend_cost::scattering(last - first, group_);
+        if (apart < partial) partial = apart;
+      }
+      all += full + partial;
+    }
+    return all;
   }
 
   /// The least work for a piece, and at which of its smallest tiles the tiles begin, a bit each.
@@ -121,7 +139,7 @@ template <Pattern P, class TQ> class query_tiles {
   }
   cut best(std::int32_t first, std::int32_t last, std::int32_t from, std::int32_t to) const {
     std::int32_t const step = queries_of(smallest_rows);
-    cut const one{work(first + from * step, smaller(last, first + to * step)), std::uint32_t{1} << from};
+    cut const one{work(first + from * step, smaller(last, first + to * step), true), std::uint32_t{1} << from};
     if (to - from == 1) return one;
     std::int32_t const middle = to - (to - from) / 2;
     cut const left = best(first, last, from, middle), right = best(first, last, middle, to);
