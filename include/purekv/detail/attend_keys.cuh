@@ -37,6 +37,7 @@ struct attend_task {
 template <class Kernel> struct attend_keys {
   using T = typename Kernel::element;
   using tile_of = typename Kernel::tile_of;
+  using pattern_type = typename Kernel::pattern_type;
   static constexpr std::int32_t width = Kernel::width, keys = Kernel::keys, blocks = Kernel::blocks;
   static constexpr std::int32_t groups = keys / 8;
 
@@ -64,16 +65,41 @@ template <class Kernel> struct attend_keys {
     return kv_head() * group() + (task.load(0).first_row + row) % group();
   }
   PUREKV_DEVICE std::int32_t query(std::int32_t row) const {
-    return task.load(0).tile.first + (task.load(0).first_row + row) / group();
+    std::int32_t const i = task.load(0).tile.first + (task.load(0).first_row + row) / group();
+    return ordered() ? in.plan.order[i] : i;
   }
   PUREKV_DEVICE std::int32_t position(std::int32_t row) const { return in.q.batch.positions[query(row)]; }
 
-  /// How many cached tokens causality shows each row.
+  PUREKV_DEVICE bool ordered() const {
+    if constexpr (has_temporal_part<pattern_type>()) return in.plan.order != nullptr;
+    return false;
+  }
+  PUREKV_DEVICE bool is_listed(key_run const& run) const { return ordered() && run.masks >= 0; }
+  PUREKV_DEVICE std::int32_t mask_row(std::int32_t row) const {
+    std::int32_t const of_tile = task.load(0).first_row + row;
+    return is_per_head<pattern_type>() ? of_tile : of_tile / group();
+  }
+
+  /// How many cached tokens causality shows each row; none if it is known that the row sees no key at all.
   PUREKV_DEVICE void find_bounds() const {
     static_assert(Kernel::rows <= Kernel::threads);
     std::int32_t const row = simt::thread_index();
     if (row < rows())
-      bounds.store(row, tokens_until(in.cache, sequence(), kv_head(), last_visible(in.pattern, position(row))));
+      bounds.store(row, sees_nothing(row)
+                            ? 0
+                            : tokens_until(in.cache, sequence(), kv_head(), last_visible(in.pattern, position(row))));
+  }
+  /// In plans with an order most tiles have such rows.
+  PUREKV_DEVICE bool sees_nothing(std::int32_t row) const {
+    if (!ordered()) return false;
+    query_tile const tile = task.load(0).tile;
+    if (tile.runs == 0) return true;
+    key_run const run = run_at(0);
+    if (!is_listed(run)) return false;
+    std::uint64_t some = 0;
+    for (std::int32_t first = 0; first < run.count && some == 0; first += 64)
+      some = in.plan.seen(run, mask_row(row), first, smaller(64, run.count - first));
+    return some == 0;
   }
 
   PUREKV_DEVICE static std::int32_t row_of_block(std::int32_t block) {
@@ -85,7 +111,7 @@ template <class Kernel> struct attend_keys {
 
   PUREKV_DEVICE key_run run_at(std::int32_t index) const {
     if (in.plan.tiles != nullptr) return in.plan.runs[task.load(0).tile.runs_begin + index];
-    return {0, INT32_MAX, std::is_same_v<typename Kernel::pattern_type, dense>};
+    return {0, INT32_MAX, std::is_same_v<pattern_type, dense>};
   }
 
   /// Calls f(run, done, slot, count) for the pieces of runs that fill the next slots: keys [done, done + count) of a
@@ -96,7 +122,7 @@ template <class Kernel> struct attend_keys {
     std::int32_t slot = 0;
     while (slot < keys && at.index < runs) {
       key_run const run = run_at(at.index);
-      std::int32_t const end = smaller(run.count, last_bound - run.begin);
+      std::int32_t const end = is_listed(run) ? run.count : smaller(run.count, last_bound - run.begin);
       if (end <= at.done) return {runs, 0};
       std::int32_t const count = smaller(keys - slot, end - at.done);
       f(run, at.done, slot, count);
@@ -115,12 +141,21 @@ template <class Kernel> struct attend_keys {
     gathered_keys found{from, from, 0, 0, 0, 1, 0};
     std::int32_t ordinal = INT32_MAX;
     found.next = walk(from, [&](key_run const& run, std::int32_t done, std::int32_t slot, std::int32_t count) {
+      bool const is_mine = slot <= mine && mine < slot + count;
+      found.count = slot + count;
+      if (run.full == 0) found.partial = 1;
+      if (is_listed(run)) {
+        std::int32_t const* const list = in.plan.list(task.load(0).tile, run) + done;
+        if (slot == 0) found.first = list[0];
+        if (is_mine) ordinal = list[mine - slot];
+        found.in_row = 0;
+        found.last = list[count - 1];
+        return;
+      }
       std::int32_t const first = run.begin + done;
       if (slot == 0) found.first = first;
-      if (slot <= mine && mine < slot + count) ordinal = first + mine - slot;
+      if (is_mine) ordinal = first + mine - slot;
       if (first != found.first + slot) found.in_row = 0;
-      if (run.full == 0) found.partial = 1;
-      found.count = slot + count;
       found.last = first + count - 1;
     });
     ordinals.store(step % 3 * keys + mine, ordinal);
@@ -171,21 +206,18 @@ template <class Kernel> struct attend_keys {
 
   /// Which of the slots the pattern shows each row, a bit each.
   PUREKV_DEVICE void ask_pattern(std::int32_t step) const {
-    using pattern = typename Kernel::pattern_type;
     std::int32_t const row = simt::thread_index();
     if (row >= Kernel::rows) return;
     std::uint64_t bits = ~std::uint64_t{0};
     if (row < rows()) {
       bits = 0;
       std::int32_t const shown = below(row, step), at = position(row), asking = head(row);
-      std::int32_t const of_tile = task.load(0).first_row + row;
-      std::int32_t const mask_row = is_per_head<pattern>() ? of_tile : of_tile / group();
       walk(slots.load(step % 3).from,
            [&](key_run const& run, std::int32_t done, std::int32_t slot, std::int32_t count) {
              if (run.full != 0) {
                bits |= ones(count) << slot;
              } else if (run.masks >= 0) {
-               bits |= in.plan.seen(run, mask_row, done, count) << slot;
+               bits |= in.plan.seen(run, mask_row(row), done, count) << slot;
              } else {
                for (std::int32_t k = slot; k < smaller(slot + count, shown); ++k) {
                  std::int32_t const key = *in.cache.run(sequence(), kv_head(), run.begin + done + k - slot).positions;

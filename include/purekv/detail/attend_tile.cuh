@@ -17,6 +17,17 @@ template <std::int32_t Width> struct attend_tuning { static constexpr std::int32
 template <> struct attend_tuning<64> { static constexpr std::int32_t warps = 4, blocks = 2, keys = 64; };
 template <> struct attend_tuning<256> { static constexpr std::int32_t warps = 4, blocks = 1, keys = 16; };
 
+/// What a first pass over some of a row's keys leaves for the second, beside the sums / total that lie in the row's
+/// place of the result. total: of exp2(logit - top); 0: it has met no key, and nothing lies there.
+struct passed_row {
+  float top, total;
+};
+struct attend_pass {
+  passed_row* rows =
+      nullptr;  // [heads, queries], which the first of two passes writes, the second reads; null: one pass
+  bool second = false;
+};
+
 /// Attention of a block of rows of one tile, all of one KV head: rows are (query, head of the group), head fastest.
 /// FlashAttention-2 (arXiv 2307.08691): logits and sums stay in registers, keys and values of the next step are on
 /// their way meanwhile, and one barrier separates the steps.
@@ -25,6 +36,8 @@ template <> struct attend_tuning<256> { static constexpr std::int32_t warps = 4,
 /// wrong. Then a second pass, which is guarded, takes its place.
 template <class Kernel> struct attend_rows {
   using T = typename Kernel::element;
+  using TO = typename Kernel::result;
+  using pattern = typename Kernel::pattern_type;
   using tile_of = typename Kernel::tile_of;
   static constexpr std::int32_t width = Kernel::width, keys = Kernel::keys, warps = Kernel::warps,
                                 blocks = Kernel::blocks;
@@ -144,6 +157,34 @@ template <class Kernel> struct attend_rows {
           }
       }
     }
+    if constexpr (has_temporal_part<pattern>())
+      if (in.pass.rows != nullptr && in.pass.second) go_on(s);
+  }
+
+  /// Starts from what the first pass has left.
+  PUREKV_DEVICE void go_on(state& s) const {
+    PUREKV_DEVICE_UNROLL
+    for (std::int32_t b = 0; b < blocks; ++b) {
+      PUREKV_DEVICE_UNROLL
+      for (std::int32_t i = 0; i < 2; ++i) {
+        std::int32_t const row = block.row_of_lane(b, i);
+        if (row >= block.rows()) continue;
+        passed_row const before = passed(row);
+        if (!(before.total > 0)) continue;
+        s.top[b][i] = before.top;
+        s.total[b][i] = simt::lane_index() % 4 == 0 ? before.total : 0.0f;
+        TO const* const sums = in.out.row(block.head(row), block.query(row)) + column_of_lane();
+        PUREKV_DEVICE_UNROLL
+        for (std::int32_t n = 0; n < columns; ++n)
+          if (n * 8 < in.out.dim) {
+            s.sums[b][n].at[2 * i] = static_cast<float>(sums[n * 8]) * before.total;
+            s.sums[b][n].at[2 * i + 1] = static_cast<float>(sums[n * 8 + 1]) * before.total;
+          }
+      }
+    }
+  }
+  PUREKV_DEVICE passed_row& passed(std::int32_t row) const {
+    return in.pass.rows[std::int64_t{block.head(row)} * in.q.rows.tokens + block.query(row)];
   }
 
   PUREKV_DEVICE void apply_rule(simt::c_fragment (&scores)[blocks][groups]) const {
@@ -193,6 +234,12 @@ template <class Kernel> struct attend_rows {
         std::int32_t const row = block.row_of_lane(b, i);
         if (row >= block.rows()) continue;
         float top = s.top[b][i], total = s.total[b][i], share = 1;
+        if constexpr (has_temporal_part<pattern>())
+          if (in.pass.rows != nullptr && !in.pass.second) {
+            if (simt::lane_index() % 4 == 0) passed(row) = {top, total};
+            if (total > 0) store_row(s, b, i, 1 / total);
+            continue;
+          }
         if (float const sink = sink_logit(in.q, block.head(row)); sink != hidden_logit) {
           float const most = ::fmaxf(sink, top);
           share = total > 0 ? simt::exp2(top - most) : 0;
@@ -202,17 +249,22 @@ template <class Kernel> struct attend_rows {
         if (in.lse != nullptr && simt::lane_index() % 4 == 0)
           in.lse[block.head(row) * in.lse_stride + block.query(row)] = total > 0 ? top + ::log2f(total) : hidden_logit;
         float const factor = total > 0 ? share / total : 0;
-        auto* const to = in.out.row(block.head(row), block.query(row)) + column_of_lane();
-        PUREKV_DEVICE_UNROLL
-        for (std::int32_t n = 0; n < columns; ++n)
-          if (n * 8 < in.out.dim)
-            store_two(to + n * 8, factor != 0 ? s.sums[b][n].at[2 * i] * factor : 0,
-                      factor != 0 ? s.sums[b][n].at[2 * i + 1] * factor : 0);
+        store_row(s, b, i, factor);
       }
     }
   }
 
-  template <class TO> PUREKV_DEVICE static void store_two(TO* to, float low, float high) {
+  PUREKV_DEVICE void store_row(state const& s, std::int32_t b, std::int32_t i, float factor) const {
+    std::int32_t const row = block.row_of_lane(b, i);
+    auto* const to = in.out.row(block.head(row), block.query(row)) + column_of_lane();
+    PUREKV_DEVICE_UNROLL
+    for (std::int32_t n = 0; n < columns; ++n)
+      if (n * 8 < in.out.dim)
+        store_two(to + n * 8, factor != 0 ? s.sums[b][n].at[2 * i] * factor : 0,
+                  factor != 0 ? s.sums[b][n].at[2 * i + 1] * factor : 0);
+  }
+
+  PUREKV_DEVICE static void store_two(TO* to, float low, float high) {
     bool const together = reinterpret_cast<std::uintptr_t>(to) % (2 * sizeof(TO)) == 0;
     if constexpr (std::is_same_v<TO, float>) {
       using pair = simt::pack<float, 2>;
@@ -230,6 +282,7 @@ template <class Kernel> struct attend_rows {
 /// blocks that run at the same time walk through the keys of few heads side by side.
 template <Pattern P, simt::Half T, std::int32_t Width, Cache C, class TO> struct attend_kernel {
   using element = T;
+  using result = TO;
   using pattern_type = P;
   using tile_of = mma_tile<T, Width>;
   using tuning = attend_tuning<Width>;
@@ -258,6 +311,7 @@ template <Pattern P, simt::Half T, std::int32_t Width, Cache C, class TO> struct
   logit_rule rule;
   tile_plan plan;  // no tiles: tiles of tile_queries, cut from each sequence on its own
   std::int32_t tile_queries;
+  attend_pass pass;
 
   /// At most so many tiles as seen from one KV head.
   PUREKV_HD std::int64_t tiles() const {

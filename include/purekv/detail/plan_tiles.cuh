@@ -27,6 +27,7 @@ template <Pattern P, Cache C> struct device_plan {
   std::int32_t* joined;      // one: how many neighbouring runs of a tile had to become one
   std::int32_t tiles_per_head, copies;
   std::int64_t run_capacity, mask_capacity;
+  bool listed = false;  // masks of a run are followed by the list of its keys
 
   using tile_keys = planned_tile<P, char, C>;
 
@@ -41,6 +42,11 @@ template <Pattern P, Cache C> struct device_plan {
   PUREKV_DEVICE tile_keys keys_of(std::int64_t tile) const {
     query_tile const& t = tiles[tile];
     return {pattern, q, cache, t.sequence, t.first, t.count, static_cast<std::int32_t>(tile / tiles_per_head)};
+  }
+
+  /// The list of a run's keys.
+  PUREKV_DEVICE std::int32_t* list_of(query_tile const& tile, key_run const& run) const {
+    return reinterpret_cast<std::int32_t*>(masks + run.masks + std::int64_t{tile.count} * run.words());
   }
 
   /// The keys of a tile that is looked at, and how many of them at once.
@@ -260,9 +266,10 @@ template <Pattern P, Cache C> struct fill_masks {
       key_run const run = {runs[r].begin, runs[r].count, runs[r].full, begin};
       if (run.full != 0) continue;
       std::int32_t const words = run.words() * keys.mask_rows();
+      std::int32_t const* const list = plan.listed ? plan.list_of(out, run) : nullptr;
       if (r % warps == simt::warp_index()) {
         for (std::int32_t w = simt::lane_index(); w < words; w += simt::warp_threads)
-          plan.masks[begin + w] = seen(keys, run, w / run.words(), w % run.words());
+          plan.masks[begin + w] = seen(keys, run, list, w / run.words(), w % run.words());
         if (simt::lane_index() == 0) runs[r].masks = begin;
       }
       begin += words;
@@ -272,14 +279,15 @@ template <Pattern P, Cache C> struct fill_masks {
  private:
   using tile_keys = typename device_plan<P, C>::tile_keys;
 
-  PUREKV_DEVICE static std::uint64_t seen(tile_keys const& keys, key_run const& run, std::int32_t row,
-                                          std::int32_t word) {
+  PUREKV_DEVICE static std::uint64_t seen(tile_keys const& keys, key_run const& run, std::int32_t const* list,
+                                          std::int32_t row, std::int32_t word) {
     std::int32_t const group = keys.group(), i = is_per_head<P>() ? row / group : row;
     std::int32_t const head = keys.first_head() + (is_per_head<P>() ? row % group : 0);
     std::int32_t const position = keys.position(i), last = keys.last_key(i), first = word * 64;
     std::uint64_t bits = 0;
     for (std::int32_t k = 0; k < smaller(64, run.count - first); ++k) {
-      std::int32_t const at = *keys.cache.run(keys.sequence, keys.kv_head, run.begin + first + k).positions;
+      std::int32_t const key = list != nullptr ? list[first + k] : run.begin + first + k;
+      std::int32_t const at = *keys.cache.run(keys.sequence, keys.kv_head, key).positions;
       if (at > last) break;
       if (keys.pattern.visible(head, position, at)) bits |= std::uint64_t{1} << k;
     }

@@ -8,7 +8,7 @@ using namespace purekv;
 using contiguous = contiguous_cache<bfloat16>;
 using walk_runs = detail::walk_runs<spatial_temporal, contiguous>;
 using fill_masks = detail::fill_masks<spatial_temporal, contiguous>;
-using cut_chunks = detail::cut_chunks<spatial_temporal>;
+using cut_chunks = detail::cut_chunks<detail::query_cut<spatial_temporal>>;
 
 KERNEL(plan_cut_chunks, registers(104), stack(0), shared(4096), cut_chunks)
 KERNEL(plan_walk_runs, registers(128), stack(0), shared(0), walk_runs)
