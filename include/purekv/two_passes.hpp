@@ -88,7 +88,7 @@ class frame_tiles {
         std::int64_t keys = 0;
         std::int32_t const until = static_cast<std::int32_t>(std::int64_t{frames} * part / parts) - 1;
         pattern.column_runs(s.begin, frame_like(i, until), place, last,
-                            [&](std::int32_t k_first, std::int32_t k_last) { keys += k_last - k_first + 1; });
+                            [&](std::int32_t k_first, std::int32_t k_last, bool) { keys += k_last - k_first + 1; });
         pairs += pairs_of(pieces(places, columns), keys);
       }
     }

@@ -133,11 +133,12 @@ void check_columns(test::random& random, spatial_temporal const& pattern, std::v
   std::vector<bool> listed(std::size_t(queries.back()) + 1);
   int next = pattern.sinks;
   bool in_order = true;
-  pattern.column_runs(queries.front(), queries.back(), first, last, [&](std::int32_t k_first, std::int32_t k_last) {
-    in_order = in_order && next <= k_first && k_first <= k_last && k_last < queries.back();
-    next = k_last + 1;
-    for (int k = k_first; in_order && k <= k_last; ++k) listed[std::size_t(k)] = true;
-  });
+  pattern.column_runs(queries.front(), queries.back(), first, last,
+                      [&](std::int32_t k_first, std::int32_t k_last, bool) {
+                        in_order = in_order && next <= k_first && k_first <= k_last && k_last < queries.back();
+                        next = k_last + 1;
+                        for (int k = k_first; in_order && k <= k_last; ++k) listed[std::size_t(k)] = true;
+                      });
   CHECK(in_order);
   int missing = 0;
   for (int q : queries)
@@ -245,7 +246,7 @@ TEST_CASE("spatial_temporal: columns of frames of one size are met by the same c
   auto const keys = [&](int frame_first, int frame_last, int place_first, int place_last) {
     int count = 0;
     pattern.column_runs(7 + 8 * frame_first, 7 + 8 * frame_last, place_first, place_last,
-                        [&](std::int32_t first, std::int32_t last) { count += last - first + 1; });
+                        [&](std::int32_t first, std::int32_t last, bool) { count += last - first + 1; });
     return count;
   };
   CHECK(keys(0, 4, 1, 2) == 2 * 4);

@@ -244,7 +244,7 @@ template <Cache C> struct list_keys {
       ranges = 0;
     };
     pattern.column_runs(positions[0], positions[tile.count - 1], lowest, highest,
-                        [&](std::int32_t first_key, std::int32_t last_key) {
+                        [&](std::int32_t first_key, std::int32_t last_key, bool) {
                           if (ranges == lane) {
                             k_first = first_key;
                             k_last = last_key;

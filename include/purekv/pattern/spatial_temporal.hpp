@@ -97,9 +97,9 @@ struct spatial_temporal {
     out.flush();
   }
 
-  /// What runs() says of temporal_part::alone, for queries that are not of one frame: calls emit(k_first, k_last) for
-  /// ascending, disjoint ranges that hold all that queries at positions q_first .. q_last of frames of one size of one
-  /// stream see, if they are at the places place_first .. place_last of their frames, in rows of y.
+  /// What runs() says of temporal_part::alone, for queries that are not of one frame: calls emit(k_first, k_last,
+  /// false) for ascending, disjoint ranges that hold all that queries at positions q_first .. q_last of frames of one
+  /// size of one stream see, if they are at the places place_first .. place_last of their frames, in rows of y.
   PUREKV_CALLS template <class F>
   PUREKV_HD void column_runs(std::int32_t q_first, std::int32_t q_last, std::int32_t place_first,
                              std::int32_t place_last, F const& emit) const {
@@ -108,8 +108,9 @@ struct spatial_temporal {
     coordinates const first{from.segment, 0, place_first / own.width, place_first % own.width};
     coordinates const last{from.segment, 0, place_last / own.width, place_last % own.width};
     std::int32_t const first_q = frame_number(from.segment, from.t), last_q = frame_number(to.segment, to.t);
+    detail::merged_runs<F> out(emit);
     auto const add = [&](std::int32_t begin, std::int32_t end, bool) {
-      if (end > sinks) emit(begin > sinks ? begin : sinks, end - 1);
+      out.add(begin > sinks ? begin : sinks, end - 1, false);
     };
     std::int32_t k_frame = 0;
     for (std::int32_t i = 0; i <= to.segment; ++i) {
@@ -119,6 +120,7 @@ struct spatial_temporal {
         if (some_see(first_q, last_q, k_frame))
           place_runs(own, first, last, s, s.begin + t * s.frame_tokens(), temporal_radius, add);
     }
+    out.flush();
   }
 
   /// Queries of one tile belong to one frame, to one stretch of text, or to one segment of audio that has its time; and
