@@ -248,7 +248,8 @@ struct place_masks {
   }
 };
 
-/// Fills the masks of a tile by a block: a warp takes a run, a lane 64 of its keys as seen by one query or head.
+/// Fills the masks of a tile by a block: a warp takes a run, or all of them the only one that there is where runs are
+/// listed; a lane 64 of its keys as seen by one query or head.
 template <Pattern P, Cache C> struct fill_masks {
   static constexpr std::int32_t threads = 128, warps = threads / simt::warp_threads;
   device_plan<P, C> plan;
@@ -267,10 +268,11 @@ template <Pattern P, Cache C> struct fill_masks {
       if (run.full != 0) continue;
       std::int32_t const words = run.words() * keys.mask_rows();
       std::int32_t const* const list = plan.listed ? plan.list_of(out, run) : nullptr;
-      if (r % warps == simt::warp_index()) {
-        for (std::int32_t w = simt::lane_index(); w < words; w += simt::warp_threads)
+      if (plan.listed || r % warps == simt::warp_index()) {
+        std::int32_t const first = plan.listed ? simt::thread_index() : simt::lane_index();
+        for (std::int32_t w = first; w < words; w += plan.listed ? threads : simt::warp_threads)
           plan.masks[begin + w] = seen(keys, run, list, w / run.words(), w % run.words());
-        if (simt::lane_index() == 0) runs[r].masks = begin;
+        if (first == 0) runs[r].masks = begin;
       }
       begin += words;
     }
