@@ -287,7 +287,8 @@ TEST_CASE("plan on a GPU: short pieces share tiles, so that there is not much mo
     };
     auto const as_it_is = [](spatial_temporal&) {};
     CHECK(share({segment::text(0, 700)}, as_it_is) == 1);
-    CHECK(share({segment::video(0, 700, 1, 1)}, as_it_is) < 1.1);
+    // Of 128 queries the last tile is the short one, where dense attention's is the first: 2624 / 2304 keys.
+    CHECK(share({segment::video(0, 700, 1, 1)}, as_it_is) < 1.15);
     CHECK(share({segment::text(0, 100), segment::video(0, 150, 1, 2), segment::text(0, 333)}, as_it_is) < 1.25);
     CHECK(share({segment::text(0, 600), segment::video(0, 3, 2, 3), segment::text(0, 70)}, as_it_is) < 1.25);
     // Apart, short frames that see only themselves are less work.
