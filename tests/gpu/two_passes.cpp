@@ -211,7 +211,8 @@ TEST_CASE("two passes on a GPU: prompts of every form, half") {
       {{segment::video(0, 9, 2, 3), segment::text(0, 3)}, 7, 1, 40},
       {{segment::text(0, 5), segment::video(0, 25, 1, 4)}, 7, 1, 64},                      // columns of two tiles
       {{segment::text(0, 5), segment::video(0, 1, 4, 5), segment::text(0, 6)}, 8, 2, 64},  // one frame
-      {{segment::text(0, 12)}, 2, 1, 16},                                                  // no video
+      {{segment::text(0, 5), segment::video(0, 45, 1, 4)}, 2, 1, 16},  // more ranges of keys than a warp has lanes
+      {{segment::text(0, 12)}, 2, 1, 16},                              // no video
       {{segment::video(0, 3, 1, 1)}, 1, 1, 16},
       {{segment::video(0, 3, 4, 4), segment::text(0, 4), segment::video(0, 3, 4, 4), segment::text(0, 2),
         segment::video(0, 2, 2, 5)},
