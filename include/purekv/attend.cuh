@@ -33,17 +33,16 @@ workspace take_plan_memory(carve& memory, gpu const& exec, P const& pattern, que
   return {memory.take<std::byte>(bytes <= INT64_MAX ? static_cast<std::int64_t>(bytes) : -1), bytes};
 }
 
-/// The checked part. plan: null for tiles that are cut as the queries come, all of whose keys the pattern is asked for.
+/// Launches the kernel. plan: null for tiles that are cut as the queries come, all of whose keys the pattern is asked
+/// for.
 template <Pattern P, class T, Cache C, class TO>
-status run_attend(gpu const& exec, P const& pattern, tile_plan const* plan, query_view<T> const& q, C const& cache,
-                  self_view<T> const& self, rows_view<TO> const& out, attend_taps const& taps,
-                  attend_memory_gpu const& memory) {
-  float* const lse = taps.lse != nullptr ? taps.lse : memory.lse;
-  std::ptrdiff_t const lse_stride = taps.lse != nullptr ? taps.lse_stride : q.rows.tokens;
+status attend_tiles(gpu const& exec, P const& pattern, tile_plan const* plan, query_view<T> const& q, C const& cache,
+                    self_view<T> const& self, rows_view<TO> const& out, float* lse, std::ptrdiff_t lse_stride,
+                    attend_pass const& pass = {}) {
+  if (q.rows.tokens == 0) return {};
   std::int32_t const group = q.rows.heads / cache.kv_heads;
-  status const attended = dispatch_width(larger(cache.dim, value_dim_of(cache)), [&]<std::int32_t Width>() -> status {
+  return dispatch_width(larger(cache.dim, value_dim_of(cache)), [&]<std::int32_t Width>() -> status {
     using kernel = attend_kernel<P, T, Width, C, TO>;
-    if (q.rows.tokens == 0) return {};
     kernel const k{pattern,
                    q,
                    cache,
@@ -53,12 +52,24 @@ status run_attend(gpu const& exec, P const& pattern, tile_plan const* plan, quer
                    lse_stride,
                    logit_rule::of(q),
                    plan != nullptr ? *plan : tile_plan{},
-                   plan != nullptr ? plan->tile_queries : larger(1, kernel::rows / group)};
+                   plan != nullptr ? plan->tile_queries : larger(1, kernel::rows / group),
+                   pass};
     std::int64_t const tasks = k.tasks();
     return simt::launch({.x = static_cast<std::int32_t>(tasks < INT32_MAX ? tasks : INT32_MAX)},
                         static_cast<std::size_t>(kernel::layout::end), exec.stream, k);
   });
-  if (!attended.ok() || taps.mass.data == nullptr) return attended;
+}
+
+/// The checked part, mass tap included.
+template <Pattern P, class T, Cache C, class TO>
+status run_attend(gpu const& exec, P const& pattern, tile_plan const* plan, query_view<T> const& q, C const& cache,
+                  self_view<T> const& self, rows_view<TO> const& out, attend_taps const& taps,
+                  attend_memory_gpu const& memory) {
+  float* const lse = taps.lse != nullptr ? taps.lse : memory.lse;
+  std::ptrdiff_t const lse_stride = taps.lse != nullptr ? taps.lse_stride : q.rows.tokens;
+  if (status const s = attend_tiles(exec, pattern, plan, q, cache, self, out, lse, lse_stride);
+      !s.ok() || taps.mass.data == nullptr)
+    return s;
   return run_mass(exec, pattern, plan, q, cache, lse, lse_stride, taps.mass_queries, taps.mass_rows, taps.mass_by,
                   taps.mass, memory.mass);
 }
@@ -119,7 +130,10 @@ status attend(gpu const& exec, P const& pattern, tile_plan const& plan, query_vi
               rows_view<TO> const& out, attend_taps const& taps, workspace const& work) {
   if (status const s = detail::check_attention(exec, pattern, q, cache, out, taps); !s.ok()) return s;
   if (status const s = detail::check_plan_view(plan, q, cache); !s.ok()) return s;
-  if (status const s = detail::check_reachable(exec, plan.tiles, plan.runs, plan.masks, plan.tiles_used); !s.ok())
+  if (plan.order != nullptr && !detail::has_temporal_part<P>())
+    return {errc::mismatch, "attend: a plan with an order of queries is one of a temporal part"};
+  if (status const s = detail::check_reachable(exec, plan.tiles, plan.runs, plan.masks, plan.tiles_used, plan.order);
+      !s.ok())
     return s;
   detail::carve memory(work);
   detail::attend_memory_gpu const taken = detail::attend_memory_gpu::take(memory, exec, q, cache.kv_heads, taps);

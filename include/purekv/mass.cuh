@@ -48,8 +48,8 @@ mass_parts take_mass(carve& memory, gpu const& exec, query_view<TQ> const& q, st
                           rows == score_rows::heads ? q.rows.heads / kv_heads : 1);
 }
 
-/// The checked part. plan: null where there is none; the pattern itself says then which queries see a key. to_come: as
-/// mass_queries has it.
+/// The checked part. plan: null where there is none, as good as that where it has an order of queries; the pattern
+/// itself says then which queries see a key. to_come: as mass_queries has it.
 template <Pattern P, class TQ, Cache C>
 status run_mass(gpu const& exec, P const& pattern, tile_plan const* plan, query_view<TQ> const& q, C const& cache,
                 float const* lse, std::ptrdiff_t lse_stride, query_range const& range, score_rows rows,
@@ -57,8 +57,8 @@ status run_mass(gpu const& exec, P const& pattern, tile_plan const* plan, query_
                 std::int32_t const* to_come = nullptr) {
   bool const per_head = rows == score_rows::heads;
   std::int32_t const group = q.rows.heads / cache.kv_heads;
-  mass_queries<P, TQ, C> const queries{pattern,         q,     range,  plan != nullptr ? *plan : tile_plan{},
-                                       plan != nullptr, group, to_come};
+  bool const planned = plan != nullptr && plan->order == nullptr;
+  mass_queries<P, TQ, C> const queries{pattern, q, range, planned ? *plan : tile_plan{}, planned, group, to_come};
   return dispatch_width(q.rows.dim, [&]<std::int32_t Width>() -> status {
     using kernel = mass_blocks<P, TQ, C, Width>;
     std::int32_t const slices = per_head ? (group - 1) / mass_heads + 1 : 1;

@@ -104,7 +104,8 @@ status make_plan(gpu const& exec, P const& pattern, query_view<TQ> const& q, C c
   auto const run = [&](std::int32_t count, std::size_t shared_bytes, auto const& kernel) {
     if (s.ok()) s = simt::launch({.x = count}, shared_bytes, exec.stream, kernel);
   };
-  run(m.chunks, cut_chunks<P>::shared_bytes, cut_chunks<P>{cut, m.tile_ends, m.exits});
+  using cut_all = cut_chunks<query_cut<P>>;
+  run(m.chunks, cut_all::shared_bytes, cut_all{cut, m.tile_ends, m.exits});
   run(1, 0, enter_chunks{m.exits, m.entries, m.chunks, m.tile_queries, m.tiles_per_head, m.copies, m.tiles_used});
   run(m.chunks, list_tiles::shared_bytes,
       list_tiles{q.batch, n, m.tile_ends, m.entries, m.tiles, m.tiles_per_head, m.copies});

@@ -22,6 +22,7 @@ template <class TQ, Cache C> status check_plan_view(tile_plan const& plan, query
 /// Whether a plan can be one of these queries over this cache.
 template <class TQ, Cache C> status check_plan(tile_plan const& plan, query_view<TQ> const& q, C const& cache) {
   if (status const s = check_plan_view(plan, q, cache); !s.ok()) return s;
+  if (plan.order != nullptr) return {errc::mismatch, "tile_plan: one with an order of queries is for a GPU"};
   for (std::int32_t h = 0; h < cache.kv_heads; ++h)
     for (std::int32_t t = 0; t < plan.tiles_per_head; ++t) {
       query_tile const& tile = plan.tile(h, t);

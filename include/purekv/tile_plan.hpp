@@ -44,12 +44,24 @@ struct tile_plan {
   std::int32_t sequences = 0, heads = 0, kv_heads = 0, queries = 0;
   // How many of tiles_per_head there are, [per_kv_head ? kv_heads : 1], where only a device knows; null: all.
   std::int32_t const* tiles_used = nullptr;
+  // Query number i of a tile is order[first + i], ascending within the tile; null: first + i. In a plan with an order,
+  // which kernels of a GPU alone take, the keys of a run with masks need not be neighbours: they are a list.
+  std::int32_t const* order = nullptr;  // [queries]
 
   PUREKV_INLINE std::int32_t tile_count(std::int32_t kv_head) const {
     return tiles_used == nullptr ? tiles_per_head : tiles_used[per_kv_head ? kv_head : 0];
   }
   PUREKV_INLINE query_tile const& tile(std::int32_t kv_head, std::int32_t index) const {
     return tiles[(per_kv_head ? std::int64_t{kv_head} * tiles_per_head : std::int64_t{0}) + index];
+  }
+
+  PUREKV_INLINE std::int32_t query(query_tile const& tile, std::int32_t i) const {
+    return order == nullptr ? tile.first + i : order[tile.first + i];
+  }
+  PUREKV_INLINE bool is_listed(key_run const& run) const { return order != nullptr && run.masks >= 0; }
+  /// The cached tokens of a listed run, [count], ascending.
+  PUREKV_INLINE std::int32_t const* list(query_tile const& tile, key_run const& run) const {
+    return reinterpret_cast<std::int32_t const*>(masks + run.masks + std::int64_t{tile.count} * run.words());
   }
 
   /// Which of the keys [first, first + count) of a run with masks the query number `query` of its tile sees, a bit

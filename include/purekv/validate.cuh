@@ -96,7 +96,8 @@ status validate(gpu const& exec, P const& pattern, query_view<TQ> const& q, viol
 }
 
 /// Whether a plan can be one of these queries over this cache: tiles that hold every query once and in order, runs that
-/// ascend and name cached tokens. Queries and cache themselves must be valid.
+/// ascend and name cached tokens. Of a plan with an order of its own, that each tile's queries ascend. Queries and
+/// cache themselves must be valid.
 template <class TQ, Cache C>
 status validate(gpu const& exec, tile_plan const& plan, query_view<TQ> const& q, C const& cache, violation* out) {
   if (status const s = detail::check_validate(exec, cache, out); !s.ok()) return s;
@@ -106,7 +107,9 @@ status validate(gpu const& exec, tile_plan const& plan, query_view<TQ> const& q,
     return {errc::bad_shape, "validate: a plan without tiles for its queries"};
   if (plan.tiles_per_head > 0 && (plan.tiles == nullptr || plan.runs == nullptr))
     return {errc::null_data, "validate: tiles or runs of the plan is null"};
-  if (status const s = detail::check_reachable(exec, plan.tiles, plan.runs, plan.tiles_used, q.batch.offset); !s.ok())
+  if (status const s =
+          detail::check_reachable(exec, plan.tiles, plan.runs, plan.tiles_used, plan.order, q.batch.offset);
+      !s.ok())
     return s;
   return detail::find_violation(exec.stream, detail::tile_claim<C>{plan, q.batch, cache}, out);
 }

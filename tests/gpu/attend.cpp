@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <purekv/attend.cuh>
 // The header under test comes first.
-#include "support/fixtures_attention.hpp"
-#include "support/gpu.hpp"
+#include "support/gpu_attention.hpp"
 
 #include <purekv/pattern/bidirectional.hpp>
 #include <purekv/pattern/by_head.hpp>
@@ -22,6 +21,8 @@ using fixtures::owned_contiguous;
 using fixtures::owned_ragged;
 using fixtures::shape;
 using fixtures::square;
+using test::any_layout;
+using test::check_call;
 
 /// A random predicate that is constant on blocks of positions.
 struct speckled {
@@ -55,19 +56,6 @@ using ahead = custom<pairs, no_classifier, false>;
 using any_pattern = one_of<dense, sliding_window, sinks_and_window, spatial_temporal, bidirectional<>,
                            bidirectional<sliding_window>, hiding, ahead>;
 
-/// Layout of memory drawn at random, rows at multiples of 16 bytes.
-shape any_layout(test::random& random, shape s) {
-  auto const any_order = [&] {
-    return random.between(0, 1) == 0 ? fixtures::order::head_major : fixtures::order::token_major;
-  };
-  s.q_order = any_order();
-  s.cache_order = any_order();
-  s.out_order = any_order();
-  s.gap = random.between(0, 2) * 8;
-  s.poison = random.between(0, 1) == 0 ? fixtures::beyond::nan : fixtures::beyond::attractive;
-  return s;
-}
-
 template <class T> struct own_tokens {
   fixtures::owned_rows<T> keys, values;
 
@@ -79,45 +67,6 @@ template <class T> struct own_tokens {
   }
   self_view<T> view() const { return {keys.rows(), values.rows()}; }
 };
-
-/// call(exec, out, taps, work) against the oracle: it writes nothing else, with a byte less of workspace nothing at
-/// all, and what it computes has the same bits when it is called again, in another order of blocks and warps.
-template <class TO, class Input, class Bytes, class Call>
-attention_output<TO> check_call(test::random& random, Input const& in, shape const& s,
-                                std::vector<oracle::head_attention> reference, fixtures::tap_request const& request,
-                                Bytes const& bytes, Call const& call) {
-  using T = typename decltype(in.cache.view)::element;
-  test::allow_tensor_cores<T>(reference);
-  fixtures::snapshot inputs;
-  inputs.watch(in.q.memory);
-  inputs.watch(in.cache.keys);
-  inputs.watch(in.cache.values);
-  inputs.watch(in.cache.positions);
-  auto const once = [&] {
-    attention_output<TO> actual(in, s, request);
-    test::gpu_device device(random);
-    std::size_t const needed = bytes(device.exec(), actual.taps);
-    REQUIRE(needed < std::size_t{1} << 32);
-    fixtures::owned_workspace work(needed);
-    if (needed > 0) {
-      CHECK(device
-                .status_of(
-                    [&](gpu const& exec) { return call(exec, actual.out.view, actual.taps, work.one_byte_less()); })
-                .code == errc::workspace_too_small);
-      CHECK(actual.untouched());
-    }
-    device.run([&](gpu const& exec) { return call(exec, actual.out.view, actual.taps, work.view()); });
-    CHECK(work.guards_untouched());
-    CHECK(actual.out.gaps_untouched());
-    CHECK(actual.lse.rest_untouched([&](int, int) { return request.lse ? in.queries.rows.tokens : 0; }));
-    return actual;
-  };
-  attention_output<TO> first = once();
-  fixtures::compare_with_oracle(in, s, first, reference, request, test::relative_l2_of_tensor_cores<T, TO>());
-  if (random.between(0, 3) == 0) CHECK(once().same_bits_as(first));
-  CHECK(inputs.unchanged());
-  return first;
-}
 
 /// Without a plan.
 template <class TO, class P, class Input>

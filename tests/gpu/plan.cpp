@@ -287,7 +287,8 @@ TEST_CASE("plan on a GPU: short pieces share tiles, so that there is not much mo
     };
     auto const as_it_is = [](spatial_temporal&) {};
     CHECK(share({segment::text(0, 700)}, as_it_is) == 1);
-    CHECK(share({segment::video(0, 700, 1, 1)}, as_it_is) < 1.1);
+    // Of 128 queries the last tile is the short one, where dense attention's is the first: 2624 / 2304 keys.
+    CHECK(share({segment::video(0, 700, 1, 1)}, as_it_is) < 1.15);
     CHECK(share({segment::text(0, 100), segment::video(0, 150, 1, 2), segment::text(0, 333)}, as_it_is) < 1.25);
     CHECK(share({segment::text(0, 600), segment::video(0, 3, 2, 3), segment::text(0, 70)}, as_it_is) < 1.25);
     // Apart, short frames that see only themselves are less work.
@@ -306,7 +307,7 @@ TEST_CASE("plan on a GPU: short pieces share tiles, so that there is not much mo
   }
 }
 
-TEST_CASE("plan on a GPU: a long piece is cut evenly and ends in a tile of its own, short ones fill one") {
+TEST_CASE("plan on a GPU: what is left over of a long piece comes first, short ones fill a tile") {
   SEEDED(random);
   auto const counts = [&](spatial_temporal const& pattern, int missing = INT32_MAX) {
     input<contiguous> in(random, square(4, 1, 1, pattern.layout.tokens() - (missing < INT32_MAX ? 1 : 0)));
@@ -318,7 +319,7 @@ TEST_CASE("plan on a GPU: a long piece is cut evenly and ends in a tile of its o
   };
   auto const segments = in_order({segment::text(0, 45), segment::video(0, 3, 1, 9), segment::text(0, 7)});
   spatial_temporal const mixed{{segments.data(), 3}};
-  CHECK(counts(mixed) == std::vector<int>{22, 23, 27, 7});
+  CHECK(counts(mixed) == std::vector<int>{13, 32, 27, 7});
   CHECK(counts(mixed, 3) == std::vector<int>{22, 22, 27, 7});
 }
 

@@ -58,6 +58,21 @@ bool near(spatial_temporal const& p, place const& q, place const& k, int radius)
   return axis(q.y, k.y, k.height, p.cell.height) && axis(q.x, k.x, k.width, p.cell.width);
 }
 
+bool expected(spatial_temporal const& p, place const& q, place const& k, int k_position);
+
+// Whether a pair belongs to the temporal part, seen or not.
+bool in_temporal_part(spatial_temporal const& p, place const& q, place const& k, int k_position) {
+  auto const moving = [](place const& a) { return a.kind == modality::image || a.kind == modality::video; };
+  return k_position >= p.sinks && moving(q) && moving(k) && q.kind == k.kind && q.stream == k.stream &&
+         !(p.first_frame && k.number == 0) && q.number / p.cell.frames - k.number / p.cell.frames > p.spatial_frames;
+}
+
+bool expected_of_part(spatial_temporal const& p, place const& q, place const& k, int k_position) {
+  bool const seen = expected(p, q, k, k_position);
+  if (p.temporal == temporal_part::included) return seen;
+  return seen && in_temporal_part(p, q, k, k_position) == (p.temporal == temporal_part::alone);
+}
+
 bool expected(spatial_temporal const& p, place const& q, place const& k, int k_position) {
   auto const moving = [](place const& a) { return a.kind == modality::image || a.kind == modality::video; };
   auto const times_meet = [&] { return std::abs(q.middle - k.middle) <= std::max(q.dt, k.dt) / 2 + p.time_reach; };
@@ -82,7 +97,7 @@ void check_visible(spatial_temporal const& pattern, std::vector<segment> const& 
   int wrong = 0;
   for (int q = 0; q < n; ++q)
     for (int k = 0; k <= q; ++k)
-      wrong += pattern.visible(0, q, k) != expected(pattern, places[std::size_t(q)], places[std::size_t(k)], k);
+      wrong += pattern.visible(0, q, k) != expected_of_part(pattern, places[std::size_t(q)], places[std::size_t(k)], k);
   CHECK(wrong == 0);
 }
 
@@ -100,6 +115,35 @@ void check_runs(test::random& random, spatial_temporal const& pattern) {
     test::check_ranges(pattern, first, first);
     q = end;
   }
+}
+
+// What tiles of queries at the same places of several frames are said to see.
+void check_columns(test::random& random, spatial_temporal const& pattern, std::vector<segment> const& segments) {
+  segment const& own = segments[std::size_t(random.between(0, static_cast<int>(segments.size()) - 1))];
+  if (!own.has_frames()) return;
+  int const first = random.between(0, own.frame_tokens() - 1), last = random.between(first, own.frame_tokens() - 1);
+  std::vector<int> queries;
+  for (segment const& s : segments)
+    for (int t = 0; t < s.frames; ++t)
+      for (int place = first; place <= last; ++place)
+        if (s.kind == own.kind && s.stream == own.stream && s.height == own.height && s.width == own.width &&
+            random.between(0, 2) > 0)
+          queries.push_back(s.begin + t * s.frame_tokens() + place);
+  if (queries.empty()) return;
+  std::vector<bool> listed(std::size_t(queries.back()) + 1);
+  int next = pattern.sinks;
+  bool in_order = true;
+  pattern.column_runs(queries.front(), queries.back(), first, last,
+                      [&](std::int32_t k_first, std::int32_t k_last, bool) {
+                        in_order = in_order && next <= k_first && k_first <= k_last && k_last < queries.back();
+                        next = k_last + 1;
+                        for (int k = k_first; in_order && k <= k_last; ++k) listed[std::size_t(k)] = true;
+                      });
+  CHECK(in_order);
+  int missing = 0;
+  for (int q : queries)
+    for (int k = 0; k <= q; ++k) missing += pattern.visible(0, q, k) && !listed[std::size_t(k)];
+  CHECK(missing == 0);
 }
 
 struct variant {
@@ -184,8 +228,36 @@ TEST_CASE("spatial_temporal: every variant shows what its formula says, and its 
       v.set(pattern, random);
       check_visible(pattern, segments);
       check_runs(random, pattern);
+      for (temporal_part part : {temporal_part::alone, temporal_part::excluded}) {
+        pattern.temporal = part;
+        check_visible(pattern, segments);
+        check_runs(random, pattern);
+      }
+      pattern.temporal = temporal_part::alone;
+      for (int i = 0; i < 8; ++i) check_columns(random, pattern, segments);
     }
   }
+}
+
+TEST_CASE("spatial_temporal: columns of frames of one size are met by the same columns alone") {
+  std::vector<segment> const segments{segment::text(0, 7), segment::video(7, 5, 2, 4), segment::text(47, 5)};
+  spatial_temporal pattern{layout_of(segments)};
+  pattern.temporal = temporal_part::alone;
+  auto const keys = [&](int frame_first, int frame_last, int place_first, int place_last) {
+    int count = 0;
+    pattern.column_runs(7 + 8 * frame_first, 7 + 8 * frame_last, place_first, place_last,
+                        [&](std::int32_t first, std::int32_t last, bool) { count += last - first + 1; });
+    return count;
+  };
+  CHECK(keys(0, 4, 1, 2) == 2 * 4);
+  CHECK(keys(2, 4, 0, 0) == 4);
+  CHECK(keys(0, 0, 0, 7) == 0);
+  pattern.temporal_stride = 3;
+  CHECK(keys(4, 4, 0, 0) == 1);
+  CHECK(keys(1, 2, 0, 0) == 0);
+  pattern.temporal_stride = 1;
+  pattern.temporal_frames = 2;
+  CHECK(keys(4, 4, 0, 0) == 2);
 }
 
 TEST_CASE("spatial_temporal: prompts of every form") {
@@ -340,6 +412,7 @@ TEST_CASE("spatial_temporal: layouts that do not cover the positions, or make no
   CHECK(refused([](auto& p) { p.spatial_radius = -1; }) == errc::bad_policy);
   CHECK(refused([](auto& p) { p.temporal_radius = -1; }) == errc::bad_policy);
   CHECK(refused([](auto& p) { p.temporal_stride = 0; }) == errc::bad_policy);
+  CHECK(refused([](auto& p) { p.temporal = static_cast<temporal_part>(3); }) == errc::bad_policy);
   CHECK(refused([](auto& p) { p.cell.frames = 0; }) == errc::bad_policy);
   CHECK(refused([](auto& p) { p.cell.height = 0; }) == errc::bad_policy);
   CHECK(refused([](auto& p) { p.cell.width = -2; }) == errc::bad_policy);

@@ -174,7 +174,15 @@ template <Cache C> struct tile_claim {
       return {rule::tile, errc::mismatch, s, h, t};
     key_run const* const runs = plan.runs + tile.runs_begin;
     std::int32_t const length = cache.length(s, h);
+    if (plan.order != nullptr && search.first(tile.count, [&](std::int64_t i) {
+          std::int32_t const query = plan.order[tile.first + i];
+          return query < begin || query >= end || (i > 0 && query <= plan.order[tile.first + i - 1]);
+        }) >= 0)
+      return {rule::tile, errc::mismatch, s, h, t};
     std::int64_t const at = search.first(tile.runs, [&](std::int64_t r) {
+      if (plan.is_listed(runs[r]))
+        return runs[r].count <= 0 || plan.list(tile, runs[r])[0] < 0 ||
+               plan.list(tile, runs[r])[runs[r].count - 1] >= length;
       std::int32_t const before = r > 0 ? runs[r - 1].begin + runs[r - 1].count : 0;
       return runs[r].begin < before || runs[r].count <= 0 || runs[r].count > length - runs[r].begin;
     });

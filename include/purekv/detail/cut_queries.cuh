@@ -23,8 +23,9 @@ template <Pattern P> std::int32_t most_tile_queries(std::int32_t group) {
 /// Cuts the queries of a batch into tiles of at most `most`. Pieces end where the pattern says tile_end, and with a
 /// sequence:
 ///
-///   A piece longer than a tile is cut evenly. Shorter ones share a tile with those that follow for as long as all of
-///   them fit, unless each is at least a quarter of a tile and apart they have fewer keys to meet.
+///   A piece longer than a tile is cut into full tiles behind one of what is left over. Shorter ones share a tile with
+///   those that follow for as long as all of them fit, unless each is at least a quarter of a tile and apart they have
+///   fewer keys to meet.
 ///
 /// So there are at most 4 tiles for every `most` queries and one more for each sequence, whatever the pattern says.
 template <Pattern P> struct query_cut {
@@ -42,8 +43,8 @@ template <Pattern P> struct query_cut {
   /// Where the tile that begins with query i of a sequence [begin, end) ends.
   PUREKV_DEVICE std::int32_t tile_from(std::int32_t i, std::int32_t begin, std::int32_t end) const {
     std::int32_t const first = piece_end(i, end);
-    // Shorter tiles first: rows meet the keys up to their tile's last query.
-    if (first - i > most) return i + (first - i) / ((first - i - 1) / most + 1);
+    // The shortest first: rows meet the keys up to their tile's last query.
+    if (first - i > most) return i + (first - i - 1) % most + 1;
     if (!begins_piece(i, begin)) return first;
     std::int32_t last = first, shortest = first - i;
     while (last < end) {
@@ -110,10 +111,10 @@ struct chunk_exit {
 /// the first `most` queries.
 inline constexpr std::int32_t cut_chunk = 1024;
 
-/// tile_ends[i]: where a tile that begins with query i ends. exits : [chunks, most].
-template <Pattern P> struct cut_chunks {
+/// tile_ends[i]: where a tile that begins with query i ends, as `Cut` says. exits : [chunks, most].
+template <class Cut> struct cut_chunks {
   static constexpr std::int32_t threads = 256, shared_bytes = cut_chunk * 4;
-  query_cut<P> cut;
+  Cut cut;
   std::int32_t* tile_ends;
   chunk_exit* exits;
 

@@ -62,6 +62,11 @@ template <Pattern P> PUREKV_HD constexpr bool has_tile_end() {
   return requires(P const& p) { p.tile_end(std::int32_t{}); };
 }
 
+/// Whether a pattern may be attended to in two passes (two_passes.cuh).
+template <Pattern P> PUREKV_HD constexpr bool has_temporal_part() {
+  return requires(P const& p, std::int32_t i) { p.column_runs(i, i, i, i, ignore_run{}); };
+}
+
 /// The last position that a query at q may see: its own, unless the pattern looks ahead.
 template <Pattern P> PUREKV_HD constexpr std::int32_t last_visible(P const& pattern, std::int32_t q) {
   if constexpr (looks_ahead<P>())

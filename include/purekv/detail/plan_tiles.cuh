@@ -27,6 +27,7 @@ template <Pattern P, Cache C> struct device_plan {
   std::int32_t* joined;      // one: how many neighbouring runs of a tile had to become one
   std::int32_t tiles_per_head, copies;
   std::int64_t run_capacity, mask_capacity;
+  bool listed = false;  // masks of a run are followed by the list of its keys
 
   using tile_keys = planned_tile<P, char, C>;
 
@@ -41,6 +42,11 @@ template <Pattern P, Cache C> struct device_plan {
   PUREKV_DEVICE tile_keys keys_of(std::int64_t tile) const {
     query_tile const& t = tiles[tile];
     return {pattern, q, cache, t.sequence, t.first, t.count, static_cast<std::int32_t>(tile / tiles_per_head)};
+  }
+
+  /// The list of a run's keys.
+  PUREKV_DEVICE std::int32_t* list_of(query_tile const& tile, key_run const& run) const {
+    return reinterpret_cast<std::int32_t*>(masks + run.masks + std::int64_t{tile.count} * run.words());
   }
 
   /// The keys of a tile that is looked at, and how many of them at once.
@@ -100,7 +106,7 @@ class run_writer {
     std::int32_t const next = lowest_of(all & lanes_above());
     // The last one is written once more if the next ranges go on with it.
     if (mine && runs_ != nullptr && (next < 0 || (firsts >> next & 1) != 0))
-      runs_[run / joined_] = {run_begin, end - run_begin, joined_ == 1 ? full : 0, -1};
+      runs_[run / joined_] = {run_begin, end - run_begin, joined_ == 1 ? full : 0};
     std::int32_t const last = highest_of(all);
     begin_ = simt::shuffle(run_begin, last);
     end_ = simt::shuffle(end, last);
@@ -242,7 +248,8 @@ struct place_masks {
   }
 };
 
-/// Fills the masks of a tile by a block: a warp takes a run, a lane 64 of its keys as seen by one query or head.
+/// Fills the masks of a tile by a block: a warp takes a run, or all of them the only one that there is where runs are
+/// listed; a lane 64 of its keys as seen by one query or head.
 template <Pattern P, Cache C> struct fill_masks {
   static constexpr std::int32_t threads = 128, warps = threads / simt::warp_threads;
   device_plan<P, C> plan;
@@ -257,13 +264,15 @@ template <Pattern P, Cache C> struct fill_masks {
     // Every warp adds up the words of all runs, so that none waits for another.
     std::int64_t begin = out.masks_begin;
     for (std::int32_t r = 0; r < out.runs; ++r) {
-      key_run const run = {runs[r].begin, runs[r].count, runs[r].full, 0, begin};
+      key_run const run = {.begin = runs[r].begin, .count = runs[r].count, .full = runs[r].full, .masks = begin};
       if (run.full != 0) continue;
       std::int32_t const words = run.words() * keys.mask_rows();
-      if (r % warps == simt::warp_index()) {
-        for (std::int32_t w = simt::lane_index(); w < words; w += simt::warp_threads)
-          plan.masks[begin + w] = seen(keys, run, w / run.words(), w % run.words());
-        if (simt::lane_index() == 0) runs[r].masks = begin;
+      std::int32_t const* const list = plan.listed ? plan.list_of(out, run) : nullptr;
+      if (plan.listed || r % warps == simt::warp_index()) {
+        std::int32_t const first = plan.listed ? simt::thread_index() : simt::lane_index();
+        for (std::int32_t w = first; w < words; w += plan.listed ? threads : simt::warp_threads)
+          plan.masks[begin + w] = seen(keys, run, list, w / run.words(), w % run.words());
+        if (first == 0) runs[r].masks = begin;
       }
       begin += words;
     }
@@ -272,14 +281,15 @@ template <Pattern P, Cache C> struct fill_masks {
  private:
   using tile_keys = typename device_plan<P, C>::tile_keys;
 
-  PUREKV_DEVICE static std::uint64_t seen(tile_keys const& keys, key_run const& run, std::int32_t row,
-                                          std::int32_t word) {
+  PUREKV_DEVICE static std::uint64_t seen(tile_keys const& keys, key_run const& run, std::int32_t const* list,
+                                          std::int32_t row, std::int32_t word) {
     std::int32_t const group = keys.group(), i = is_per_head<P>() ? row / group : row;
     std::int32_t const head = keys.first_head() + (is_per_head<P>() ? row % group : 0);
     std::int32_t const position = keys.position(i), last = keys.last_key(i), first = word * 64;
     std::uint64_t bits = 0;
     for (std::int32_t k = 0; k < smaller(64, run.count - first); ++k) {
-      std::int32_t const at = *keys.cache.run(keys.sequence, keys.kv_head, run.begin + first + k).positions;
+      std::int32_t const key = list != nullptr ? list[first + k] : run.begin + first + k;
+      std::int32_t const at = *keys.cache.run(keys.sequence, keys.kv_head, key).positions;
       if (at > last) break;
       if (keys.pattern.visible(head, position, at)) bits |= std::uint64_t{1} << k;
     }

@@ -11,6 +11,11 @@ namespace purekv::inline v0_1 {
 /// those of its own time, or all.
 enum class other_streams : std::int32_t { hidden, same_time, shown };
 
+/// Whether spatial_temporal shows what the temporal part alone shows: the pairs of frames that are further apart than
+/// spatial_frames, but for those that first_frame shows. `alone` and `excluded` are disjoint and together `included`,
+/// so that attention to one and to the other can be merged (two_passes.cuh).
+enum class temporal_part : std::int32_t { included, alone, excluded };
+
 /// What spatial_temporal counts distances in: so many frames of so many rows and columns of places.
 struct place_cell {
   std::int32_t frames = 1, height = 1, width = 1;
@@ -58,17 +63,20 @@ struct spatial_temporal {
   /// so many seconds beside it.
   float time_reach = 0;
 
+  temporal_part temporal = temporal_part::included;
+
   PUREKV_HD bool visible(std::int32_t, std::int32_t q, std::int32_t k) const {
-    if (k < sinks || !layout.covers(q) || !layout.covers(k)) return true;
+    bool const others_too = temporal != temporal_part::alone;
+    if (k < sinks || !layout.covers(q) || !layout.covers(k)) return others_too;
     coordinates const a = layout.at(q), b = layout.at(k);
     segment const &of_q = layout.segments[a.segment], &of_k = layout.segments[b.segment];
     switch (relation_of(of_q, of_k)) {
       case relation::shown:
-        return true;
+        return others_too;
       case relation::hidden:
         return false;
       case relation::by_time:
-        return steps_near(of_q, a.t, of_k).has(b.t);
+        return others_too && steps_near(of_q, a.t, of_k).has(b.t);
       case relation::by_place:
         break;
     }
@@ -84,8 +92,34 @@ struct spatial_temporal {
     bool const one_piece = q_last < tile_end(q_first);
     if (one_piece && layout.covers(q_first))
       piece_runs(q_first, q_last, out);
-    else
+    else if (!one_piece || temporal != temporal_part::alone)
       out.add(0, q_last, one_piece);
+    out.flush();
+  }
+
+  /// What runs() says of temporal_part::alone, for queries that are not of one frame: calls emit(k_first, k_last,
+  /// false) for ascending, disjoint ranges that hold all that queries at positions q_first .. q_last of frames of one
+  /// size of one stream see, if they are at the places place_first .. place_last of their frames, in rows of y.
+  PUREKV_CALLS template <class F>
+  PUREKV_HD void column_runs(std::int32_t q_first, std::int32_t q_last, std::int32_t place_first,
+                             std::int32_t place_last, F const& emit) const {
+    coordinates const from = layout.at(q_first), to = layout.at(q_last);
+    segment const& own = layout.segments[from.segment];
+    coordinates const first{from.segment, 0, place_first / own.width, place_first % own.width};
+    coordinates const last{from.segment, 0, place_last / own.width, place_last % own.width};
+    std::int32_t const first_q = frame_number(from.segment, from.t), last_q = frame_number(to.segment, to.t);
+    detail::merged_runs<F> out(emit);
+    auto const add = [&](std::int32_t begin, std::int32_t end, bool) {
+      out.add(begin > sinks ? begin : sinks, end - 1, false);
+    };
+    std::int32_t k_frame = 0;
+    for (std::int32_t i = 0; i <= to.segment; ++i) {
+      segment const& s = layout.segments[i];
+      if (s.kind != own.kind || s.stream != own.stream) continue;
+      for (std::int32_t t = 0; t < s.frames && k_frame < last_q; ++t, ++k_frame)
+        if (some_see(first_q, last_q, k_frame))
+          place_runs(own, first, last, s, s.begin + t * s.frame_tokens(), temporal_radius, add);
+    }
     out.flush();
   }
 
@@ -115,6 +149,8 @@ struct spatial_temporal {
       return {errc::bad_policy, "spatial_temporal: spatial_frames or temporal_frames is negative"};
     if (spatial_radius < 0 || temporal_radius < 0)
       return {errc::bad_policy, "spatial_temporal: spatial_radius or temporal_radius is negative"};
+    if (temporal != temporal_part::included && temporal != temporal_part::alone && temporal != temporal_part::excluded)
+      return {errc::bad_policy, "spatial_temporal: temporal is neither included, alone nor excluded"};
     if (temporal_stride < 1) return {errc::bad_policy, "spatial_temporal: temporal_stride must be at least 1"};
     if (cell.frames < 1 || cell.height < 1 || cell.width < 1)
       return {errc::bad_policy, "spatial_temporal: a cell has no frames, height or width"};
@@ -166,14 +202,26 @@ struct spatial_temporal {
 
   /// How far from its place a token of frame q_frame sees in k_frame of its stream, in cells; -1: it sees nothing.
   PUREKV_HD std::int32_t radius_of(std::int32_t q_frame, std::int32_t k_frame) const {
-    if (first_frame && k_frame == 0) return everything;
+    if (first_frame && k_frame == 0) return temporal == temporal_part::alone ? -1 : everything;
     // Planning asks for every pair of frames and query: divisions by 1 would be a third of its time.
     std::int32_t const d = cell.frames == 1 ? q_frame - k_frame : q_frame / cell.frames - k_frame / cell.frames;
     std::int32_t radius = 0 <= d && d <= spatial_frames ? spatial_radius : -1;
     if (1 <= d && d <= temporal_frames && (temporal_stride == 1 || d % temporal_stride == 0) &&
         temporal_radius > radius)
       radius = temporal_radius;
-    return radius;
+    if (temporal == temporal_part::included) return radius;
+    return (d > spatial_frames) == (temporal == temporal_part::alone) ? radius : -1;
+  }
+
+  /// Whether the temporal part may show frame k_frame to one of first_q .. last_q.
+  PUREKV_HD bool some_see(std::int32_t first_q, std::int32_t last_q, std::int32_t k_frame) const {
+    if (first_frame && k_frame == 0) return false;
+    std::int32_t const k = k_frame / cell.frames, nearest = first_q / cell.frames - k,
+                       farthest = last_q / cell.frames - k;
+    if (farthest <= spatial_frames) return false;
+    std::int32_t const low = nearest > spatial_frames ? nearest : spatial_frames + 1;
+    std::int32_t const high = farthest < temporal_frames ? farthest : temporal_frames;
+    return low <= high && high - high % temporal_stride >= low;
   }
 
   /// The rows, or columns, near one in a frame of `size`: none (begin >= end) if the radius is negative or the frame
@@ -223,20 +271,21 @@ struct spatial_temporal {
     auto const add = [&](std::int32_t begin, std::int32_t end, bool full) {
       out.add(begin > end_of_sinks ? begin : end_of_sinks, (end <= q_last ? end : q_last + 1) - 1, full);
     };
-    if (!own.has_frames() && !has_time(own)) return out.add(0, q_last, true);
-    out.add(0, end_of_sinks - 1, true);
+    bool const others_too = temporal != temporal_part::alone;
+    if (!own.has_frames() && !has_time(own)) return others_too ? out.add(0, q_last, true) : void();
+    if (others_too) out.add(0, end_of_sinks - 1, true);
     std::int32_t const q_frame = own.has_frames() ? frame_number(first.segment, first.t) : 0;
     std::int32_t k_frame = 0;
     for (std::int32_t i = 0; i <= first.segment; ++i) {
       segment const& s = layout.segments[i];
       switch (relation_of(own, s)) {
         case relation::shown:
-          add(s.begin, s.end(), true);
+          if (others_too) add(s.begin, s.end(), true);
           break;
         case relation::hidden:
           break;
         case relation::by_time:
-          time_runs(own, first.t, last.t, s, add);
+          if (others_too) time_runs(own, first.t, last.t, s, add);
           break;
         case relation::by_place:
           frame_runs(own, first, last, q_frame, s, k_frame, add);
