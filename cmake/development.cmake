@@ -17,6 +17,7 @@ if(PUREKV_NATIVE)
 endif()
 
 # Sanitized tests call for each access instead of testing it in place: they compile in two thirds of the time.
-if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_FLAGS_DEBUG MATCHES "-fsanitize=address")
-  add_compile_options("SHELL:--param asan-instrumentation-with-call-threshold=0")
+if(CMAKE_CXX_FLAGS_DEBUG MATCHES "-fsanitize=address")
+  set(threshold "asan-instrumentation-with-call-threshold=0")
+  add_compile_options("SHELL:$<IF:$<CXX_COMPILER_ID:GNU>,--param ${threshold},-mllvm -${threshold}>")
 endif()

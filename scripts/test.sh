@@ -11,7 +11,12 @@ if [ "${1:-}" = --preset ]; then
 fi
 if [ "$preset" = clang ]; then CXX=${CXX:-clang++}; fi
 
-need_build_tools doctest-dev libeigen3-dev libbenchmark-dev
+packages=(doctest-dev libeigen3-dev libbenchmark-dev)
+case $preset/$(basename "${CXX:-g++}") in
+  asan/clang++) packages+=(libclang-rt-dev) ;;
+  asan/clang++-*) packages+=("libclang-rt-${CXX##*-}-dev") ;;
+esac
+need_build_tools "${packages[@]}"
 
 # A build directory per preset and compiler, the ones that the presets name where they can be.
 name=$(basename "$CXX")

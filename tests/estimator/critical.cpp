@@ -116,6 +116,16 @@ TEST_CASE("critical: the best half of the budget, the others times the norm of t
   }
 }
 
+TEST_CASE("critical: more tokens, rows and dims than are taken together") {
+  SEEDED(random);
+  using mean = group_mean<accumulated_attention>;
+  random_projection<half> const w(random, 131, 4, 20), wide(random, 9, 2, 521);
+  check(critical<mean, fixed, half>{.budget = {12}, .projection = w.view},
+        test::layer<fixtures::owned_ragged<half>>(random, {2, 2, 20, {150, 64}}));
+  check(critical<mean, fixed, half>{.budget = {4}, .projection = wide.view},
+        test::layer<fixtures::owned_contiguous<float>>(random, {1, 2, 521, {11}}));
+}
+
 TEST_CASE("critical: a larger value never lowers a score") {
   SEEDED(random);
   test::layer<fixtures::owned_ragged<float>> l(random, {2, 2, 16, {40, 31}});

@@ -120,6 +120,12 @@ TEST_CASE("future_attention: more tokens than a chunk of the sum") {
   check(test::layer<fixtures::owned_ragged<float>>(random, c), future_attention{m.view});
 }
 
+TEST_CASE("future_attention: more dims than are taken together") {
+  SEEDED(random);
+  random_moments const m(random, 1, 515, 0.5f);
+  check(test::layer<fixtures::owned_contiguous<half>>(random, {1, 1, 515, {10}}), future_attention{m.view});
+}
+
 TEST_CASE("future_attention: rows add up to 1 without sinks") {
   SEEDED(random);
   test::layer<fixtures::owned_ragged<float>> const l(random, {1, 3, 20, {600}});

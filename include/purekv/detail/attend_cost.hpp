@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <purekv/config.hpp>
+
 #include <cstdint>
 
-namespace purekv::inline v0_1 {
+namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
 
 /// What attention on the CPU costs, in (lane, key) pairs of a block of rows; bench/attend.cpp.
@@ -23,4 +25,4 @@ struct attend_cost {
 };
 
 }  // namespace detail
-}  // namespace purekv::inline v0_1
+}  // namespace purekv::inline v0_1::inline PUREKV_ISA

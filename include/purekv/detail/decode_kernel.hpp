@@ -12,6 +12,8 @@ namespace detail {
 
 inline constexpr std::int32_t decode_rows = lanes < 8 ? lanes : 8;  // most rows in registers
 
+PUREKV_HOST_INLINE std::int32_t whole_registers(std::int32_t n) { return (n + lanes - 1) / lanes * lanes; }
+
 /// Floats from one key's logits to the next: rows rounded up so that a register holds whole keys.
 PUREKV_HOST_INLINE constexpr std::int32_t logit_stride(std::int32_t rows) {
   return rows <= 1 ? 1 : rows <= 2 ? 2 : rows <= 4 ? 4 : 8;

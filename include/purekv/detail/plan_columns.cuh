@@ -209,7 +209,7 @@ template <Cache C> struct list_keys {
     last = simt::warp_max(last);
     simt::sync_warp();  // every lane has read how many keys there are
     if (lane != 0) return;
-    plan.runs[tile] = {first, fits ? keys : last - first, 0, -1};
+    plan.runs[tile] = {first, fits ? keys : last - first, 0};
     out.runs = 1;
     out.runs_begin = tile;
   }

@@ -10,8 +10,6 @@
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
 
-inline std::int32_t whole_registers(std::int32_t n) { return (n + lanes - 1) / lanes * lanes; }
-
 /// What one rank needs to attend to scattered runs.
 struct scattered_scratch {
   float* q;     // [decode_rows, padded], times scale and log2(e)

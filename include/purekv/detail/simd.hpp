@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 #if defined(__AVX2__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
@@ -153,12 +154,18 @@ template <Element T> PUREKV_HOST_INLINE void narrow(T* p, vec x, std::int32_t n)
   for (std::int32_t i = 0; i < n; ++i) p[i] = part[i];
 }
 
-PUREKV_HOST_INLINE float total(vec x) {
-  float sum[lanes];
-  store(sum, x);
-  for (std::int32_t half_width = lanes / 2; half_width > 0; half_width /= 2)
-    for (std::int32_t i = 0; i < half_width; ++i) sum[i] += sum[i + half_width];
-  return sum[0];
+/// Lane i of the result is lane i + step of x.
+template <int step, int... i> PUREKV_HOST_INLINE vec rotate(vec x, std::integer_sequence<int, i...>) {
+  return __builtin_shufflevector(x, x, ((i + step) % lanes)...);
+}
+
+/// The sum of the lanes, halves added to halves.
+template <int half_width = lanes / 2> PUREKV_HOST_INLINE float total(vec x) {
+  x += rotate<half_width>(x, std::make_integer_sequence<int, lanes>{});
+  if constexpr (half_width == 1)
+    return x[0];
+  else
+    return total<half_width / 2>(x);
 }
 
 /// The largest lane; lanes are not NaN.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <purekv/detail/estimator.hpp>
+#include <purekv/detail/few_vectors.hpp>
 #include <purekv/detail/pin_best.hpp>
 #include <purekv/detail/top_k.hpp>
 #include <purekv/primitive.hpp>
@@ -103,14 +104,14 @@ template <class E, class B, Element T = float> struct critical {
         else
           token[count++] = t;
       }
-      second_stage<tile<G>>(in, h, token, count, out.row(h));
+      if (count > 0) second_stage<tile<G>>(in, h, token, count, out.row(h));
     });
     team.sync();
   }
 
  private:
   /// Tokens that share a pass over the projection. The ranks of a GPU share it anyway, through its caches.
-  template <Team G> static constexpr std::int32_t tile = is_interleaved<G>() ? 1 : 8;
+  template <Team G> static constexpr std::int32_t tile = is_interleaved<G>() ? 1 : 8 * detail::few;
 
   /// Calls f(kv_head, first, end) for this rank's share of the tiles of all heads.
   PUREKV_CALLS template <Team G, Cache C, class F>
@@ -133,16 +134,29 @@ template <class E, class B, Element T = float> struct critical {
     return std::int64_t{keep < tokens ? keep : tokens} * share_numerator / share_denominator;
   }
 
-  template <std::int32_t Tile, Cache C>
+  PUREKV_CALLS template <std::int32_t Tile, Cache C>
   PUREKV_HD void second_stage(layer_input<C> const& in, std::int32_t h, std::int32_t const* token, std::int32_t count,
                               float* scores) const {
     double sum[Tile] = {};
-    for (std::int32_t g = h * in.group(); g < (h + 1) * in.group(); ++g)
-      for (std::int32_t r = 0; count > 0 && r < projection.hidden; ++r) {
-        T const* const weight = projection.row(g, r);
+    for (std::int32_t g = h * in.group(); g < (h + 1) * in.group(); ++g) {
+      if constexpr (Tile > 1)
+        if (in.value_dim() <= detail::few_dims) {
+          // So many rows of the projection stay in the first levels of cache for all tokens of the tile.
+          constexpr std::int32_t rows_of_block = 64;
+          for (std::int32_t r = 0; r < projection.hidden; r += rows_of_block)
+            for (std::int32_t i = 0; i < count; i += detail::few)
+              detail::add_projected_norms(
+                  detail::smaller(detail::few, count - i), in.value_dim(),
+                  [&](std::int32_t j) { return in.value(h, token[i + j]); },
+                  detail::smaller(rows_of_block, projection.hidden - r),
+                  [&](std::int32_t j) { return projection.row(g, r + j); }, sum + i);
+          continue;
+        }
+      for (std::int32_t r = 0; r < projection.hidden; ++r)
         for (std::int32_t i = 0; i < count; ++i)
-          sum[i] += static_cast<double>(__builtin_fabsf(dot(weight, in.value(h, token[i]), in.value_dim())));
-      }
+          sum[i] +=
+              static_cast<double>(__builtin_fabsf(dot(projection.row(g, r), in.value(h, token[i]), in.value_dim())));
+    }
     for (std::int32_t i = 0; i < count; ++i)
       scores[token[i]] = (scores[token[i]] + epsilon) * static_cast<float>(sum[i] / in.group());
   }

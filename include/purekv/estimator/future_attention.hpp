@@ -2,6 +2,7 @@
 #pragma once
 
 #include <purekv/detail/estimator.hpp>
+#include <purekv/detail/few_vectors.hpp>
 #include <purekv/moments.hpp>
 #include <purekv/primitive.hpp>
 
@@ -73,11 +74,9 @@ struct future_attention {
     float* const sums = scratch + std::ptrdiff_t{in.heads} * per_row;
     float const factor = scale != 0 ? scale : 1 / __builtin_sqrtf(static_cast<float>(in.dim()));
 
-    detail::for_each_score<rows>(team, in, [&](std::int32_t row, std::int32_t h, std::int32_t t) {
-      float l = factor * dot(future.mean_of(in.sequence, row), in.key(h, t), in.dim());
-      if (future.covariance != nullptr)
-        l += factor * factor / 2 *
-             detail::quadratic_form(future.covariance_of(in.sequence, row), in.key(h, t), in.dim());
+    each_form(team, in, per_row, [&](std::int32_t row, std::int32_t h, std::int32_t t, float form) {
+      float const l =
+          factor * dot(future.mean_of(in.sequence, row), in.key(h, t), in.dim()) + factor * factor / 2 * form;
       constexpr float largest = detail::largest_score;
       out.row(row)[t] = l > largest ? largest : l < -largest ? -largest : l;
     });
@@ -120,6 +119,38 @@ struct future_attention {
   static constexpr std::int32_t chunk_tokens = 512;
   PUREKV_HD static constexpr std::int32_t chunks(std::int32_t tokens) {
     return tokens / chunk_tokens + (tokens % chunk_tokens != 0);
+  }
+
+  /// Calls f(row, kv_head, token, k^T C k) for this rank's share of the tokens of all rows.
+  PUREKV_CALLS template <Team G, Cache C, class F>
+  PUREKV_HD void each_form(G const& team, layer_input<C> const& in, std::int32_t per_row, F const& f) const {
+    auto const form_of = [&](std::int32_t row, std::int32_t h, std::int32_t t) {
+      if (future.covariance == nullptr) return 0.0f;
+      return detail::quadratic_form(future.covariance_of(in.sequence, row), in.key(h, t), in.dim());
+    };
+    if constexpr (is_interleaved<G>()) {
+      detail::for_each_score<rows>(
+          team, in, [&](std::int32_t row, std::int32_t h, std::int32_t t) { f(row, h, t, form_of(row, h, t)); });
+    } else {
+      bool const together = future.covariance != nullptr && in.dim() <= detail::few_dims;
+      each_chunk(team, in, per_row, [&](std::int32_t row, std::int32_t h, std::int32_t, auto const& each) {
+        std::int32_t token[detail::few] = {}, count = 0;
+        auto const flush = [&] {
+          float form[detail::few];
+          detail::quadratic_forms(
+              count, in.dim(), [&](std::int32_t i) { return in.key(h, token[i]); },
+              future.covariance_of(in.sequence, row), form);
+          for (std::int32_t i = 0; i < count; ++i) f(row, h, token[i], form[i]);
+          count = 0;
+        };
+        each([&](std::int32_t t) {
+          if (!together) return f(row, h, t, form_of(row, h, t));
+          token[count++] = t;
+          if (count == detail::few) flush();
+        });
+        if (count > 0) flush();
+      });
+    }
   }
 
   /// Calls f(row, kv_head, chunk, each) for this rank's share of the chunks of all rows; each(g) calls g(token) for a
