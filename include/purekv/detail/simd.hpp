@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <type_traits>
-#include <utility>
 #if defined(__AVX2__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
@@ -154,18 +153,19 @@ template <Element T> PUREKV_HOST_INLINE void narrow(T* p, vec x, std::int32_t n)
   for (std::int32_t i = 0; i < n; ++i) p[i] = part[i];
 }
 
-/// Lane i of the result is lane i + step of x.
-template <int step, int... i> PUREKV_HOST_INLINE vec rotate(vec x, std::integer_sequence<int, i...>) {
-  return __builtin_shufflevector(x, x, ((i + step) % lanes)...);
-}
-
 /// The sum of the lanes, halves added to halves.
-template <int half_width = lanes / 2> PUREKV_HOST_INLINE float total(vec x) {
-  x += rotate<half_width>(x, std::make_integer_sequence<int, lanes>{});
-  if constexpr (half_width == 1)
-    return x[0];
-  else
-    return total<half_width / 2>(x);
+PUREKV_HOST_INLINE float total(vec x) {
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+  x += __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+  x += __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+  x += __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+  x += __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3);
+  x += __builtin_shufflevector(x, x, 2, 3, 0, 1, 6, 7, 4, 5);
+#else
+  x += __builtin_shufflevector(x, x, 2, 3, 0, 1);
+#endif
+  return x[0] + x[1];
 }
 
 /// The largest lane; lanes are not NaN.
