@@ -41,6 +41,9 @@ template <simt::Half T, std::int32_t Width> struct mass_unit {
     float l[4];
     // Without a cap, exp2(scale * product - lse) is all there is to it, unless a product is NaN or has to be clamped:
     // a difference is not of ordinary size then, or the lse is not.
+    // Fused by name, for otherwise compilers fuse one of the two and not the other, and inf - inf is -inf here, NaN
+    // there.
+    auto const fused = [&](float product, float lse) { return __builtin_fmaf(product, rule.scale, -lse); };
     bool ordinary = rule.cap == 0;
     PUREKV_DEVICE_UNROLL
     for (std::int32_t x = 0; x < 4; ++x) {
@@ -48,12 +51,12 @@ template <simt::Half T, std::int32_t Width> struct mass_unit {
       l[x] = l[x] == hidden_logit ? -hidden_logit : l[x];  // a query that saw nothing weighs nothing
       ordinary = ordinary && l[x] > -0x1p120f;
       PUREKV_DEVICE_UNROLL
-      for (std::int32_t j = 0; j < row_sums; ++j) ordinary = ordinary && at(products, j, x) * rule.scale - l[x] < 128;
+      for (std::int32_t j = 0; j < row_sums; ++j) ordinary = ordinary && fused(at(products, j, x), l[x]) < 128;
     }
     if (ordinary)
-      weigh_by(products, l, [&](float product) { return product * rule.scale; });
+      weigh_by(products, l, fused);
     else
-      weigh_by(products, l, rule);
+      weigh_by(products, l, [&](float product, float lse) { return rule(product) - lse; });
   }
 
   /// Nothing of keys that a column does not see: visible, of this lane's columns, as bits of the warp's keys.
@@ -81,15 +84,15 @@ template <simt::Half T, std::int32_t Width> struct mass_unit {
     return all[j / 2][x / 2].at[j % 2 * 2 + x % 2];
   }
 
-  template <class Logit>
+  template <class Difference>
   PUREKV_DEVICE static void weigh_by(simt::c_fragment (&products)[fragments][2], float const (&l)[4],
-                                     Logit const& logit) {
+                                     Difference const& difference) {
     PUREKV_DEVICE_UNROLL
     for (std::int32_t x = 0; x < 4; ++x) {
       PUREKV_DEVICE_UNROLL
       for (std::int32_t j = 0; j < row_sums; ++j) {
         float& p = at(products, j, x);
-        p = simt::exp2(logit(p) - l[x]);
+        p = simt::exp2(difference(p, l[x]));
       }
     }
   }
