@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # purekv_cuda_program(NAME SOURCE [LIBRARIES...]): what nvcc makes of SOURCE, a program, or where none can run
-# (PUREKV_CUDA_PROGRAMS=OFF) unoptimised PTX of the kernels, which takes a third of the time and has the same errors and warnings.
+# (PUREKV_CUDA_PROGRAMS=OFF) unoptimised PTX of the kernels, which takes a third of the time. What only the host's compiler
+# objects to is then left to the simulated device's tests, and to the example, which is always a program.
 option(PUREKV_CUDA_PROGRAMS "With PUREKV_CUDA: build programs for a GPU; OFF: see only that nvcc takes their sources" ON)
 # One architecture, whose PTX later devices take.
 if(NOT CMAKE_CUDA_ARCHITECTURES)

@@ -3,8 +3,8 @@
 #
 # Compiles SOURCES for each of LEVELS (baseline, avx2, avx512, avx512_bfloat16; default: the first three), with all that
 # TARGET is compiled with, links them into TARGET, and defines PUREKV_LEVELS there: choose<Table, PUREKV_LEVELS>(table)
-# of purekv/dispatch.hpp takes the best that the machine runs. Call it where TARGET is made. TARGET itself must be compiled for the oldest
-# machine: no -march=native. Beside x86-64 there is one level, that of TARGET.
+# of purekv/dispatch.hpp takes the best that the machine runs. Call it where TARGET is made. TARGET itself must be
+# compiled for the oldest machine: no -march=native. Beside x86-64 there is one level, that of TARGET.
 function(purekv_dispatch target)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LEVELS")
   if(NOT arg_SOURCES OR arg_UNPARSED_ARGUMENTS)

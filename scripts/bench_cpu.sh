@@ -3,7 +3,7 @@
 # How fast are the kernels on this machine's CPU, and how fast are others? Fetches and builds ggml, PyTorch and kvpress
 # once, outside the tree (scripts/fetch.sh), builds the benchmarks, runs them beside the machine's own limits and
 # beside those peers, and ends with a table of goals. A peer that cannot be had leaves its rows out.
-#   scripts/bench_cpu.sh                       everything: 15 minutes on two idle cores
+#   scripts/bench_cpu.sh                       everything: some 15 minutes on two idle cores
 #   scripts/bench_cpu.sh --quick               a part of it: 5 minutes
 #   scripts/bench_cpu.sh sparse ggml           some stages of it; --help lists them
 #   ... --keep                                 stages that an earlier run finished are not run again

@@ -65,7 +65,6 @@ status make_column_plan(gpu const& exec, spatial_temporal const& pattern, query_
                         column_plan_memory const& m) {
   std::int32_t const n = q.rows.tokens;
   std::int64_t const tiles = std::int64_t{m.copies} * m.tiles_per_head;
-  if (tiles > INT32_MAX) return {errc::bad_shape, "plan: more than 2^31 - 1 tiles"};
   batch_view ordered = q.batch;
   ordered.positions = m.positions;
   layout_columns const columns{pattern.layout};
@@ -140,6 +139,7 @@ status plan(gpu const& exec, two_passes const& passes, query_view<TQ> const& q, 
   if (status const s = detail::check_reachable(exec, q.batch.offset, q.batch.positions, memory.data); !s.ok()) return s;
   detail::carve carved(memory);
   auto const m = detail::column_plan_memory::take(carved, passes.pattern, q, cache, heads);
+  if (std::int64_t{m.copies} * m.tiles_per_head > INT32_MAX) return {errc::bad_shape, "plan: more than 2^31 - 1 tiles"};
   tile_plan second;
   if (status const s = plan(exec, passes.second(), q, cache, carved.rest(), second, heads); !s.ok()) return s;
   if (q.rows.tokens > 0)

@@ -311,6 +311,11 @@ void check_life(test::random& random, model_shape const& model, schedule const& 
 /// Pinned, few enough that scores say what else is kept of the prompts here.
 constexpr any_of<sinks, recent> few{sinks{1}, recent{2}};
 
+inline model_shape four_layers(int group, int value_dim) {
+  return {.layers = 4, .heads = 2 * group, .kv_heads = 2, .dim = 64, .value_dim = value_dim};
+}
+constexpr source_band bands[] = {{0, 1}};
+
 }  // namespace gpu_pipeline_test
 
 using namespace gpu_pipeline_test;
@@ -319,24 +324,20 @@ TEST_CASE("a pipeline on a GPU leads the life of one on the CPU") {
   SEEDED(random);
   auto const budget = ratio::compression(4);
   layer_plan layers[4];
-  auto const model = [](int group, int value_dim) {
-    return model_shape{.layers = 4, .heads = 2 * group, .kv_heads = 2, .dim = 64, .value_dim = value_dim};
-  };
-  source_band const bands[] = {{0, 1}};
   SUBCASE("every layer by its own score") {
     own_source(layers, 4, evict_when::after_attending);
     layers[2] = {evict_when::never, -1};
-    check_life<half>(random, model(4, 0), {.layers = layers, .layer_count = 4},
+    check_life<half>(random, four_layers(4, 0), {.layers = layers, .layer_count = 4},
                      snapkv<ratio>{.budget = budget, .protect = few}, dense{}, false);
   }
   SUBCASE("one source, layers above it prune first") {
     one_source(layers, 4, bands[0]);
-    check_life<half>(random, model(7, 32), {.layers = layers, .layer_count = 4, .bands = bands, .band_count = 1},
+    check_life<half>(random, four_layers(7, 32), {.layers = layers, .layer_count = 4, .bands = bands, .band_count = 1},
                      purekv_early<ratio>{.budget = budget, .protect = few}, sinks_and_window{4, 24}, true);
   }
   SUBCASE("one source, layers above it drop") {
     one_source(layers, 4, bands[0], evict_when::dropping);
-    check_life<half>(random, model(1, 0), {.layers = layers, .layer_count = 4, .bands = bands, .band_count = 1},
+    check_life<half>(random, four_layers(1, 0), {.layers = layers, .layer_count = 4, .bands = bands, .band_count = 1},
                      purekv_early<ratio>{.budget = budget, .protect = few}, dense{}, false);
   }
 }
@@ -345,32 +346,30 @@ TEST_CASE("a prompt in chunks on a GPU ends as it does on the CPU") {
   SEEDED(random);
   auto const budget = ratio::compression(4);
   layer_plan layers[4];
-  auto const model = [](int group, int value_dim) {
-    return model_shape{.layers = 4, .heads = 2 * group, .kv_heads = 2, .dim = 64, .value_dim = value_dim};
-  };
-  source_band const bands[] = {{0, 1}};
   schedule const alone{.layers = layers, .layer_count = 4, .chunked = true};
   schedule const by_band{.layers = layers, .layer_count = 4, .bands = bands, .band_count = 1, .chunked = true};
   own_source(layers, 4, evict_when::after_attending);
   SUBCASE("the mass of a window, and a layer that keeps all") {
     layers[2] = {evict_when::never, -1};
-    check_life<half>(random, model(4, 0), alone, snapkv<ratio>{.budget = budget, .protect = few}, dense{}, false);
+    check_life<half>(random, four_layers(4, 0), alone, snapkv<ratio>{.budget = budget, .protect = few}, dense{}, false);
   }
   SUBCASE("the mass of all queries") {
-    check_life<bfloat16>(random, model(1, 32), alone, h2o<ratio>{.budget = budget, .protect = few}, dense{}, false);
+    check_life<bfloat16>(random, four_layers(1, 32), alone, h2o<ratio>{.budget = budget, .protect = few}, dense{},
+                         false);
   }
   SUBCASE("the largest share that any query gives") {
-    check_life<bfloat16>(random, model(4, 0), alone, probes<ratio>{.budget = budget, .protect = few}, dense{}, false);
+    check_life<bfloat16>(random, four_layers(4, 0), alone, probes<ratio>{.budget = budget, .protect = few}, dense{},
+                         false);
   }
   one_source(layers, 4, bands[0]);
   attend_first(layers, 4);
   SUBCASE("one source, and a plan for each chunk") {
-    check_life<half>(random, model(7, 32), by_band, purekv_early<ratio>{.budget = budget, .protect = few},
+    check_life<half>(random, four_layers(7, 32), by_band, purekv_early<ratio>{.budget = budget, .protect = few},
                      sinks_and_window{4, 24}, true);
   }
   SUBCASE("one source, by the mass of all queries") {
-    check_life<bfloat16>(random, model(8, 0), by_band, purekv_paper<ratio>{.budget = budget, .protect = few}, dense{},
-                         false);
+    check_life<bfloat16>(random, four_layers(8, 0), by_band, purekv_paper<ratio>{.budget = budget, .protect = few},
+                         dense{}, false);
   }
 }
 
@@ -473,7 +472,6 @@ TEST_CASE("a pipeline on a GPU wants the memory of what a layer keeps no sooner 
   SEEDED(random);
   model_shape const model{.layers = 2, .heads = 2, .kv_heads = 1, .dim = 64};
   layer_plan layers[2];
-  source_band const bands[] = {{0, 1}};
   one_source(layers, 2, bands[0]);
   model_data<half> const data(random, model, {20}, {0});
   gpu_pipeline<purekv_early<ratio>, dense> p(model,

@@ -5,12 +5,14 @@
 #include <purekv/detail/pack.hpp>
 #include <purekv/primitive.hpp>
 
+#include <type_traits>
+
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
 
 // A few vectors x(0) .. x(count - 1), count <= few, of at most few_dims elements that meet a matrix side by side on the
 // CPU, so that it is read once for all of them, by the kernels of decoding. What comes of one does not depend on the
-// others.
+// others. few_dims: what is laid out for it lies on the stack, 32 KB at most, and callers take wider ones one by one.
 
 inline constexpr std::int32_t few = decode_rows, few_dims = 512;
 

@@ -14,7 +14,7 @@ namespace detail {
 struct scattered_scratch {
   float* q;     // [decode_rows, padded], times scale and log2(e)
   float* rows;  // [block_lanes, value_padded] results of a block of rows
-  float* more;  // [decode_rows, value_padded] of keys beyond the first `scattered_keys`
+  float* more;  // [decode_rows, value_padded] of keys beyond the first most_keys
 
   static scattered_scratch take(carve& memory, std::int32_t dim, std::int32_t value_dim) {
     std::int64_t const padded = whole_registers(dim), value_padded = whole_registers(value_dim);
