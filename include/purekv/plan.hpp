@@ -69,7 +69,8 @@ status plan(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cache,
 ///   sees, every full run of them, and all partly visible runs together, rounded up to grain.keys)
 ///   + if grain.scattered, for scattered runs instead: sum over queries of group * (keys that some of its heads sees)
 ///
-/// As it stands, that of this library on the CPU. With {1, 1}, what the plan lists: every row as far as causality.
+/// As it stands, that of this library on the CPU, where a block with few rows computes less. With {1, 1}, what the plan
+/// lists: every row as far as causality.
 template <Pattern P, class TQ, Cache C>
 double executed_pairs(P const& pattern, tile_plan const& plan, query_view<TQ> const& q, C const& cache,
                       tile_grain const& grain = {detail::block_lanes, 1, true}) {

@@ -8,6 +8,8 @@
 #include <purekv/attend.hpp>
 #include <purekv/layout.hpp>
 
+#include <iomanip>
+#include <sstream>
 #include <string>
 
 /// Attention problems of any shape, and the comparison of what an operation computed with the oracle.
@@ -151,8 +153,10 @@ class comparison {
     if (ratio > 1) ++wrong_;
     if (ratio > worst_ || where_.empty()) {
       worst_ = ratio;
-      where_ = std::string(what) + " [head " + std::to_string(head) + ", row " + std::to_string(row) + ", column " +
-               std::to_string(column) + "] is " + std::to_string(actual) + ", should be " + std::to_string(expected);
+      std::ostringstream text;
+      text << std::setprecision(9) << what << " [head " << head << ", row " << row << ", column " << column << "] is "
+           << actual << ", should be " << expected << " within " << bound;
+      where_ = text.str();
     }
   }
   int wrong() const { return wrong_; }

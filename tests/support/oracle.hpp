@@ -164,13 +164,14 @@ head_attention attend_head(matrix const& q, head_tokens const& tokens, logit_rul
     a.lse(i) = largest_logit + std::log2(sum);
 
     // A value counts only where its probability is not zero, so that NaN and inf stay out of rows that do not see it.
+    // Below the smallest normal float a probability may be 0.
     double const sum_error = eps * (8 + std::sqrt(seen));
     a.lse_bound(i) = a.logit_bound(i) + sum_error + eps * std::abs(a.lse(i));
     double const relative = 2 * std::log(2.0) * a.logit_bound(i) + 2 * sum_error;
     auto const add = [&](double p, auto const& value) {
       if (p == 0) return;
       a.out.row(i) += p * value;
-      a.out_bound.row(i) += relative * p * value.cwiseAbs();
+      a.out_bound.row(i) += (relative * p + 0x1p-126) * value.cwiseAbs();
     };
     for (int j = 0; j < m; ++j) {
       a.probability(i, j) = std::exp2(a.logits(i, j) - largest_logit) / sum;

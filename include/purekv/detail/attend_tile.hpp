@@ -223,8 +223,12 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
     return seen;
   }
 
-  /// The keys in the scratch for one block of lanes.
+  /// The keys in the scratch for one block of lanes: a last block that is not full goes through kernels of fewer lanes.
   void attend_block_of(std::int32_t block) {
+    dispatch_vectors(lanes_of(block), [&]<int Vectors>() { attend_lanes_of<Vectors>(block); });
+  }
+
+  template <int Vectors> void attend_lanes_of(std::int32_t block) {
     key_tile const& keys = scratch.keys;
     std::int32_t const first = block * block_lanes, last = first + lanes_of(block) - 1;
     std::int32_t const count = keys.below(scratch.bound[last]);
@@ -232,19 +236,22 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
     if constexpr (in_pairs<TQ, element>)
       multiply_key_pairs(keys.keys, count, queries(block), dim, logit_scale(q), scratch.scores);
     else
-      multiply_keys(keys.keys, dim, count, queries(block), dim, scratch.scores);
-    if (cap) cap.apply(scratch.scores, count * block_lanes);
-    if (!finite_logits(largest_query, keys.largest_key, dim)) clamp_scores(scratch.scores, count);
+      multiply_keys<Vectors>(keys.keys, dim, count, queries(block), dim, scratch.scores);
+    if (cap)
+      for (std::int32_t k = 0; k < count; ++k) cap.apply(scratch.scores + k * block_lanes, Vectors * lanes);
+    if (!finite_logits(largest_query, keys.largest_key, dim)) clamp_scores<Vectors>(scratch.scores, count);
     bool const partial = keys.partial != 0;
     if (partial || keys.ordinals[count - 1] >= scratch.bound[first])
-      hide_scores(
+      hide_scores<Vectors>(
           scratch.scores, count, keys.ordinals,
           {scratch.bound + first, partial ? scratch.low + first : nullptr, partial ? scratch.high + first : nullptr});
-    softmax_step(scratch.scores, count, scratch.top + first, scratch.sum + first, scratch.rescale);
+    softmax_step<Vectors>(scratch.scores, count, scratch.top + first, scratch.sum + first, scratch.rescale);
     if (guarded)
-      multiply_values<true>(keys.values, value_dim, count, scratch.scores, value_dim, scratch.rescale, results(block));
+      multiply_values<true, Vectors>(keys.values, value_dim, count, scratch.scores, value_dim, scratch.rescale,
+                                     results(block));
     else
-      multiply_values<false>(keys.values, value_dim, count, scratch.scores, value_dim, scratch.rescale, results(block));
+      multiply_values<false, Vectors>(keys.values, value_dim, count, scratch.scores, value_dim, scratch.rescale,
+                                      results(block));
   }
 
   void finish(std::int32_t block) {

@@ -24,7 +24,11 @@ template <int Rows> inline constexpr std::int32_t decode_keys = lanes / logit_st
 
 /// Registers of values that one pass keeps per row, so that Rows times as many accumulators hide the latency of a
 /// multiply-add without spilling.
-template <int Rows> inline constexpr std::int32_t decode_vectors = Rows <= 1 ? 8 : Rows <= 2 ? 8 : Rows <= 4 ? 4 : 2;
+#if defined(__AVX512F__) || defined(__ARM_NEON)  // 32 registers, else 16
+template <int Rows> inline constexpr std::int32_t decode_vectors = Rows <= 2 ? 8 : Rows <= 4 ? 4 : 2;
+#else
+template <int Rows> inline constexpr std::int32_t decode_vectors = Rows <= 3 ? 4 : Rows <= 4 ? 3 : 2;
+#endif
 
 /// The rows of keys (or values) of a chunk: `rows` where they lie anywhere, else every `stride` elements from `first`.
 template <class T> struct row_source {

@@ -24,13 +24,29 @@ using attend_block = register_block<lanes == 8 ? 2 : 4, lanes == 4 ? 3 : 6>;
 /// Queries that a micro-kernel works on side by side, one in each lane.
 inline constexpr std::int32_t block_lanes = attend_block::vectors * lanes;
 
+/// Keys (or dims) that a micro-kernel takes where only the first `Vectors` registers of a block hold rows.
+template <int Vectors>
+inline constexpr std::int32_t block_rows = Vectors == attend_block::vectors ? attend_block::rows
+                                           : Vectors == 1                   ? 8
+                                                                            : 6;
+
+/// Calls f.operator()<Vectors>() with a power of two of registers that has room for `used` lanes of a block.
+template <int Vectors = 1, class F> PUREKV_HOST_INLINE void dispatch_vectors(std::int32_t used, F const& f) {
+  if constexpr (Vectors < attend_block::vectors) {
+    if (used > Vectors * lanes) return dispatch_vectors<2 * Vectors>(used, f);
+    f.template operator()<Vectors>();
+  } else {
+    f.template operator()<attend_block::vectors>();
+  }
+}
+
 // The micro-kernels stay functions of their own: inlined, they compete with their callers for registers.
 
-/// scores[r][lane] = sum_d keys[r][d] * queries[d][lane] for Rows keys.
-template <int Rows>
+/// scores[r][lane] = sum_d keys[r][d] * queries[d][lane] for Rows keys and the first Vectors registers of lanes.
+template <int Rows, int Vectors>
 [[gnu::noinline]] void multiply_keys(float const* keys, std::ptrdiff_t key_stride, float const* queries,
                                      std::int32_t dim, float* scores) {
-  constexpr std::int32_t vectors = attend_block::vectors;
+  constexpr std::int32_t vectors = Vectors;
   vec sum[Rows][vectors] = {};
   for (std::int32_t d = 0; d < dim; ++d) {
     vec q[vectors];
@@ -50,12 +66,13 @@ template <int Rows>
   }
 }
 
-/// out[d][lane] = rescale[lane] * out[d][lane] + sum_k values[k][d] * weights[k][lane] for Rows dims. With `guarded`, a
-/// weight (or rescale) of zero takes nothing from its factor, even if that is inf or NaN.
-template <int Rows, bool guarded>
+/// out[d][lane] = rescale[lane] * out[d][lane] + sum_k values[k][d] * weights[k][lane] for Rows dims and the
+/// first Vectors registers of lanes. With `guarded`, a weight (or rescale) of zero takes nothing from its factor, even
+/// if that is inf or NaN.
+template <int Rows, bool guarded, int Vectors>
 [[gnu::noinline]] void multiply_values(float const* values, std::ptrdiff_t value_stride, float const* weights,
                                        std::int32_t keys, float const* rescale, float* out) {
-  constexpr std::int32_t vectors = attend_block::vectors;
+  constexpr std::int32_t vectors = Vectors;
   vec sum[Rows][vectors];
   PUREKV_UNROLL(8)
   for (std::int32_t v = 0; v < vectors; ++v) {
@@ -109,20 +126,24 @@ template <int Rows, class F> PUREKV_HOST_INLINE void dispatch_group(std::int32_t
     dispatch_group<Rows - 1>(size, first, f);
 }
 
-/// scores : [keys, block_lanes] = keys : [keys, dim] times queries : [dim, block_lanes].
-inline void multiply_keys(float const* keys, std::ptrdiff_t key_stride, std::int32_t count, float const* queries,
-                          std::int32_t dim, float* scores) {
-  for_each_group(count, [&]<int Rows>(std::int32_t first) {
-    multiply_keys<Rows>(keys + first * key_stride, key_stride, queries, dim, scores + first * block_lanes);
+/// scores : [keys, block_lanes] = keys : [keys, dim] times queries : [dim, block_lanes], of which the first Vectors
+/// registers count.
+template <int Vectors = attend_block::vectors>
+void multiply_keys(float const* keys, std::ptrdiff_t key_stride, std::int32_t count, float const* queries,
+                   std::int32_t dim, float* scores) {
+  for_each_group<block_rows<Vectors>>(count, [&]<int Rows>(std::int32_t first) {
+    multiply_keys<Rows, Vectors>(keys + first * key_stride, key_stride, queries, dim, scores + first * block_lanes);
   });
 }
 
-/// out : [dim, block_lanes] = rescale * out + values^T : [dim, keys] times weights : [keys, block_lanes].
-template <bool guarded>
+/// out : [dim, block_lanes] = rescale * out + values^T : [dim, keys] times weights : [keys, block_lanes], of which the
+/// first Vectors registers count.
+template <bool guarded, int Vectors = attend_block::vectors>
 void multiply_values(float const* values, std::ptrdiff_t value_stride, std::int32_t count, float const* weights,
                      std::int32_t dim, float const* rescale, float* out) {
-  for_each_group(dim, [&]<int Rows>(std::int32_t first) {
-    multiply_values<Rows, guarded>(values + first, value_stride, weights, count, rescale, out + first * block_lanes);
+  for_each_group<block_rows<Vectors>>(dim, [&]<int Rows>(std::int32_t first) {
+    multiply_values<Rows, guarded, Vectors>(values + first, value_stride, weights, count, rescale,
+                                            out + first * block_lanes);
   });
 }
 

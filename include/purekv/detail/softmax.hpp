@@ -44,13 +44,17 @@ inline bool finite_logits(float largest_query, float largest_key, std::int32_t d
   return largest_query * largest_key * static_cast<float>(dim) < largest_logit;
 }
 
-/// Logits that are NaN become hidden, those that are infinite the largest float of their sign. scores : [keys, lanes].
-inline void clamp_scores(float* scores, std::int32_t keys) {
-  for (std::int32_t i = 0; i < keys * block_lanes; i += lanes) {
-    vec const s = load(scores + i);
-    vec const below = s > splat(largest_logit) ? splat(largest_logit) : s;
-    vec const inside = below < splat(-largest_logit) ? splat(-largest_logit) : below;
-    store(scores + i, s == s ? inside : splat(hidden_logit));
+// Scores are [keys, block_lanes]; of each key's lanes the first Vectors registers count.
+
+/// Logits that are NaN become hidden, those that are infinite the largest float of their sign.
+template <int Vectors = attend_block::vectors> void clamp_scores(float* scores, std::int32_t keys) {
+  for (std::int32_t k = 0; k < keys; ++k) {
+    for (float *at = scores + k * block_lanes, *const end = at + Vectors * lanes; at < end; at += lanes) {
+      vec const s = load(at);
+      vec const below = s > splat(largest_logit) ? splat(largest_logit) : s;
+      vec const inside = below < splat(-largest_logit) ? splat(-largest_logit) : below;
+      store(at, s == s ? inside : splat(hidden_logit));
+    }
   }
 }
 
@@ -62,13 +66,14 @@ struct lane_mask {
   std::int32_t const* high;
 };
 
-/// Hides the logits that a lane must not see. scores : [keys, block_lanes], keys <= 64.
-inline void hide_scores(float* scores, std::int32_t keys, std::int32_t const* ordinals, lane_mask const& mask) {
+/// Hides the logits that a lane must not see. keys <= 64.
+template <int Vectors = attend_block::vectors>
+void hide_scores(float* scores, std::int32_t keys, std::int32_t const* ordinals, lane_mask const& mask) {
   for (std::int32_t k = 0; k < keys; ++k) {
     ivec const ordinal = splat(ordinals[k]);
     ivec const bit = splat(static_cast<std::int32_t>(1u << (k % 32)));
     std::int32_t const* const bits = k < 32 ? mask.low : mask.high;
-    for (std::int32_t lane = 0; lane < block_lanes; lane += lanes) {
+    for (std::int32_t lane = 0; lane < Vectors * lanes; lane += lanes) {
       float* const s = scores + k * block_lanes + lane;
       ivec seen = load(mask.bound + lane) > ordinal;
       if (bits != nullptr) seen &= (load(bits + lane) & bit) != 0;
@@ -79,9 +84,10 @@ inline void hide_scores(float* scores, std::int32_t keys, std::int32_t const* or
 
 /// One step of the online softmax, each lane on its own: top' = max(top, scores), rescale = exp2(top - top'),
 /// scores = exp2(scores - top'), sum = rescale * sum + their sum. `top` starts at -largest_logit, so that what is
-/// hidden weighs 0 however little a lane has seen. scores : [keys, block_lanes]; the others : [block_lanes].
-inline void softmax_step(float* scores, std::int32_t keys, float* top, float* sum, float* rescale) {
-  constexpr std::int32_t vectors = attend_block::vectors;
+/// hidden weighs 0 however little a lane has seen. top, sum, rescale : [block_lanes].
+template <int Vectors = attend_block::vectors>
+void softmax_step(float* scores, std::int32_t keys, float* top, float* sum, float* rescale) {
+  constexpr std::int32_t vectors = Vectors;
   vec most[vectors], added[vectors] = {};
   PUREKV_UNROLL(8)
   for (std::int32_t v = 0; v < vectors; ++v) most[v] = load(top + v * lanes);
