@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Installs what the tests need where it is missing, builds them and runs every one.
-#   scripts/test.sh [--preset release|dev|asan|clang] [ctest arguments]      CXX chooses the compiler.
+#   scripts/test.sh [--preset release|dev|asan|clang] [--only "NAME..."] [ctest arguments]      CXX chooses the compiler;
+#   --only builds and runs some tests of ctest's list.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-preset=release
+preset=release only=()
 if [ "${1:-}" = --preset ]; then
   preset=${2:?--preset needs a name}
+  shift 2
+fi
+if [ "${1:-}" = --only ]; then
+  read -rd "" -a only <<< "${2:?--only needs names}" || true
   shift 2
 fi
 if [ "$preset" = clang ]; then CXX=${CXX:-clang++}; fi
@@ -42,6 +47,12 @@ fi
 heading "Configuring $build"
 cmake -S "$root" --preset "$preset" -B "$build" -DCMAKE_CXX_COMPILER="$CXX" "${options[@]}"
 heading "Building with $(nproc) jobs"
-cmake --build "$build" --parallel "$(nproc)"
+targets=() chosen=()
+if [ ${#only[@]} -gt 0 ]; then
+  targets=("${only[@]/#/test_}")
+  targets=(--target "${targets[@]//\//_}")
+  chosen=(-R "^($(IFS='|'; printf '%s' "${only[*]}"))\$")
+fi
+cmake --build "$build" --parallel "$(nproc)" "${targets[@]}"
 heading "Testing"
-ctest --test-dir "$build" --parallel "$(nproc)" --output-on-failure --no-tests=error "$@"
+ctest --test-dir "$build" --parallel "$(nproc)" --output-on-failure --no-tests=error "${chosen[@]}" "$@"
