@@ -234,7 +234,7 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
     else
       multiply_keys(keys.keys, dim, count, queries(block), dim, scratch.scores);
     if (cap) cap.apply(scratch.scores, count * block_lanes);
-    if (!finite_logits(largest_query, keys.largest_key, dim)) clamp_scores(scratch.scores, count);
+    if (!finite_logits(largest_query, keys.largest_key, dim)) clamp_scores(scratch.scores, count * block_lanes);
     bool const partial = keys.partial != 0;
     if (partial || keys.ordinals[count - 1] >= scratch.bound[first])
       hide_scores(

@@ -44,9 +44,10 @@ inline bool finite_logits(float largest_query, float largest_key, std::int32_t d
   return largest_query * largest_key * static_cast<float>(dim) < largest_logit;
 }
 
-/// Logits that are NaN become hidden, those that are infinite the largest float of their sign. scores : [keys, lanes].
-inline void clamp_scores(float* scores, std::int32_t keys) {
-  for (std::int32_t i = 0; i < keys * block_lanes; i += lanes) {
+/// Logits that are NaN become hidden, those that are infinite the largest float of their sign. The
+/// first `count` rounded up to whole registers.
+inline void clamp_scores(float* scores, std::int32_t count) {
+  for (std::int32_t i = 0; i < count; i += lanes) {
     vec const s = load(scores + i);
     vec const below = s > splat(largest_logit) ? splat(largest_logit) : s;
     vec const inside = below < splat(-largest_logit) ? splat(-largest_logit) : below;
@@ -62,14 +63,19 @@ struct lane_mask {
   std::int32_t const* high;
 };
 
-/// Hides the logits that a lane must not see. scores : [keys, block_lanes], keys <= 64.
-inline void hide_scores(float* scores, std::int32_t keys, std::int32_t const* ordinals, lane_mask const& mask) {
-  for (std::int32_t k = 0; k < keys; ++k) {
-    ivec const ordinal = splat(ordinals[k]);
-    ivec const bit = splat(static_cast<std::int32_t>(1u << (k % 32)));
+/// Hides the logits that a lane must not see. scores : [keys, width], keys <= 64. A width below a register: it holds
+/// several keys, whose ordinals follow each other, and the mask is that of each of its lanes.
+PUREKV_HOST_INLINE void hide_scores(float* scores, std::int32_t keys, std::int32_t const* ordinals,
+                                    lane_mask const& mask, std::int32_t width = block_lanes) {
+  std::int32_t const together = width < lanes ? lanes / width : 1;
+  ivec key{};
+  for (std::int32_t lane = width; lane < lanes; ++lane) key[lane] = lane / width;
+  for (std::int32_t k = 0; k < keys; k += together) {
+    ivec const ordinal = splat(ordinals[k]) + key;
+    ivec const bit = splat(static_cast<std::int32_t>(1u << (k % 32))) << key;
     std::int32_t const* const bits = k < 32 ? mask.low : mask.high;
-    for (std::int32_t lane = 0; lane < block_lanes; lane += lanes) {
-      float* const s = scores + k * block_lanes + lane;
+    for (std::int32_t lane = 0; lane < width; lane += lanes) {
+      float* const s = scores + k * width + lane;
       ivec seen = load(mask.bound + lane) > ordinal;
       if (bits != nullptr) seen &= (load(bits + lane) & bit) != 0;
       store(s, seen ? load(s) : splat(hidden_logit));
