@@ -48,9 +48,9 @@ struct mass_scratch {
 };
 
 /// Mass of the tokens [first, last) of one KV head: logits are computed anew, and exp2(logit - lse) is reduced over
-/// the queries for each (key, lane). A lane belongs to one head throughout, so that masses per head fall out of it too.
-/// A block of queries is a lane each; few rows are as many lanes as they need, and their logits come of the kernel of
-/// decoding, from keys as they are stored.
+/// the queries for each (key, lane). Lanes are rows (query x head of the group, head fastest); where masses per head
+/// are wanted a lane belongs to one head throughout, else no lane is left empty for that. Few rows take as many lanes
+/// as they need, and their logits come of the kernel of decoding, from keys as they are stored.
 template <Pattern P, class TQ, Cache C> struct mass_block {
   P const& pattern;
   query_view<TQ> const& q;
@@ -74,16 +74,26 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
   float largest_key = 0;
   bool finite = true;                      // the logits of the queries in the lanes, as far as can be told beforehand
   std::int32_t first_head = 0, heads = 0;  // of the group, in the lanes
-  std::int32_t step = 0;                   // queries side by side
+  std::int32_t at_once = 0;                // rows side by side
   std::int32_t width = 0;                  // lanes of a key
+
+  /// The rows in the lanes.
+  struct lane_rows {
+    std::int32_t first_query, first_row, count, first_head, heads;
+
+    std::int32_t query(std::int32_t lane) const { return first_query + (first_row + lane) / heads; }
+    std::int32_t head(std::int32_t lane) const { return first_head + (first_row + lane) % heads; }
+    bool next_query(std::int32_t lane) const { return lane == 0 || (first_row + lane) % heads == 0; }
+  };
 
   void run() {
     if (!few) widen_keys();
     std::int32_t const most = few ? decode_rows : block_lanes;
     for (first_head = 0; first_head < group; first_head += heads) {
-      heads = smaller(most, group - first_head);
-      step = smaller(most / heads, wanted);
-      width = few ? logit_stride(step * heads) : block_lanes;
+      heads = rows == score_rows::heads ? smaller(most, group - first_head) : group;
+      at_once = rows == score_rows::heads ? most / heads * heads : most;
+      if (few) at_once = smaller(at_once, wanted * heads);
+      width = few ? logit_stride(at_once) : block_lanes;
       for (std::int32_t i = 0; i < (last - first) * width + lanes; ++i) scratch.mass[i] = 0;
       for (std::int32_t t = first_tile(); t < plan.tiles_per_head; ++t) {
         query_tile const& tile = plan.tile(kv_head, t);
@@ -131,26 +141,25 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
         high = middle;
     }
     if (low == tile.runs || runs[low].begin >= last) return;
-    for (std::int32_t query = from; query < to; query += step)
-      add_queries(query, smaller(step, to - query), tile, runs + low);
+    for (std::int32_t row = 0, end = (to - from) * heads; row < end; row += at_once)
+      add_rows({from, row, smaller(at_once, end - row), first_head, heads}, tile, runs + low);
   }
 
-  void add_queries(std::int32_t query, std::int32_t count, query_tile const& tile, key_run const* run) {
-    std::int32_t seen = first;
-    for (std::int32_t i = 0; i < count; ++i) {
-      seen = tokens_until(cache, sequence, kv_head, last_visible(pattern, q.batch.positions[query + i]),
-                          i == 0 ? std::int32_t{0} : seen);
-      for (std::int32_t h = 0; h < heads; ++h) scratch.bound[i * heads + h] = seen;
+  void add_rows(lane_rows const& in, query_tile const& tile, key_run const* run) {
+    std::int32_t seen = 0;
+    for (std::int32_t lane = 0; lane < in.count; ++lane) {
+      if (in.next_query(lane))
+        seen = tokens_until(cache, sequence, kv_head, last_visible(pattern, q.batch.positions[in.query(lane)]), seen);
+      scratch.bound[lane] = seen;
     }
     if (seen <= first) return;
-    std::int32_t const used = count * heads;
-    auto const head_of = [&](std::int32_t lane) { return kv_head * group + first_head + lane % heads; };
-    lay_out(used, [&](std::int32_t lane) { return q.rows.row(head_of(lane), query + lane / heads); });
+    std::int32_t const head_begin = kv_head * group;
+    lay_out(in.count, [&](std::int32_t lane) { return q.rows.row(head_begin + in.head(lane), in.query(lane)); });
     for (std::int32_t lane = 0; lane < width; ++lane) {
       // Lanes without a query, and queries that saw nothing, weigh 0.
-      float const l = lane < used ? lse[head_of(lane) * lse_stride + query + lane / heads] : hidden_logit;
+      float const l = lane < in.count ? lse[(head_begin + in.head(lane)) * lse_stride + in.query(lane)] : hidden_logit;
       scratch.lse[lane] = l == hidden_logit ? -hidden_logit : l;
-      if (lane >= used) scratch.bound[lane] = seen;
+      if (lane >= in.count) scratch.bound[lane] = seen;
       scratch.low[lane] = scratch.high[lane] = -1;
     }
     repeat(scratch.lse);
@@ -158,16 +167,16 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
     for (key_run const* const end = plan.runs + tile.runs_begin + tile.runs; run != end && run->begin < last; ++run)
       for (std::int32_t from = larger(run->begin, first), to = smaller(smaller(run->begin + run->count, last), seen);
            from < to; from += mass_step)
-        add_keys(from, smaller(mass_step, to - from), query, count, tile, *run);
+        add_keys(from, smaller(mass_step, to - from), in, tile, *run);
   }
 
   /// The queries of `used` lanes, times scale and log2(e).
   template <class Row> void lay_out(std::int32_t used, Row const& row) {
     float const scale = logit_scale(q);
     if (few) {
-      std::int32_t const padded = whole_registers(dim), rows_of_all = step * heads;
+      std::int32_t const padded = whole_registers(dim);
       for (std::int32_t r = 0; r < used; ++r) scale_row(row(r), dim, scale, scratch.queries + r * padded);
-      for (std::int32_t i = used * padded; i < rows_of_all * padded; ++i) scratch.queries[i] = 0;
+      for (std::int32_t i = used * padded; i < at_once * padded; ++i) scratch.queries[i] = 0;
     } else {
       finite = finite_logits(pack_rows(row, used, dim, scale, scratch.queries), largest_key, dim);
     }
@@ -178,13 +187,12 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
     for (std::int32_t lane = width; lane < lanes; ++lane) x[lane] = x[lane - width];
   }
 
-  void add_keys(std::int32_t from, std::int32_t keys, std::int32_t query, std::int32_t count, query_tile const& tile,
-                key_run const& run) {
+  void add_keys(std::int32_t from, std::int32_t keys, lane_rows const& in, query_tile const& tile, key_run const& run) {
     bool const full = run.full != 0, in_range = multiply(from, keys);
     std::int32_t const end = keys * width;
     if (cap) cap.apply(scratch.scores, end);
     if (!in_range) clamp_scores(scratch.scores, end);
-    if (!full) ask_pattern(from, keys, query, count, tile, run);
+    if (!full) ask_pattern(from, keys, in, tile, run);
     if (!full || from + keys > scratch.bound[0]) {
       std::int32_t ordinals[mass_step];
       for (std::int32_t k = 0; k < keys; ++k) ordinals[k] = from + k;
@@ -221,7 +229,7 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
           row_of_keys const next =
               goes_on ? row_of_keys{these.at(n), these.stride, nullptr} : row_of_keys{these.first, 0, nullptr};
           float* const to = scratch.scores + (ordinal - from) * width;
-          dispatch_group<decode_rows>(step * heads, 0, [&]<int Rows>(std::int32_t) {
+          dispatch_group<decode_rows>(at_once, 0, [&]<int Rows>(std::int32_t) {
             all_finite =
                 multiply_chunk<Rows>(scratch.queries, whole_registers(dim), dim, these, n, next, to) && all_finite;
           });
@@ -229,29 +237,26 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
     return all_finite;
   }
 
-  void ask_pattern(std::int32_t from, std::int32_t keys, std::int32_t query, std::int32_t count, query_tile const& tile,
+  void ask_pattern(std::int32_t from, std::int32_t keys, lane_rows const& in, query_tile const& tile,
                    key_run const& run) {
     std::int32_t positions[mass_step];
     for_each_stretch(cache, sequence, kv_head, from, from + keys,
                      [&](auto const& tokens, std::int32_t ordinal, std::int32_t n) {
                        for (std::int32_t k = 0; k < n; ++k) positions[ordinal - from + k] = tokens.positions[k];
                      });
-    for (std::int32_t i = 0; i < count; ++i)
-      for (std::int32_t h = 0; h < heads; ++h) {
-        std::int32_t const lane = i * heads + h;
-        if (is_per_head<P>() || h == 0) {
-          std::int32_t const in_tile = query + i - tile.first;
-          std::int32_t const mask_row = is_per_head<P>() ? in_tile * group + first_head + h : in_tile;
-          std::uint64_t const seen = run.masks >= 0 ? plan.seen(run, mask_row, from - run.begin, keys)
-                                                    : ask_pattern(kv_head * group + first_head + h,
-                                                                  q.batch.positions[query + i], positions, keys);
-          scratch.low[lane] = static_cast<std::int32_t>(static_cast<std::uint32_t>(seen));
-          scratch.high[lane] = static_cast<std::int32_t>(static_cast<std::uint32_t>(seen >> 32));
-        } else {
-          scratch.low[lane] = scratch.low[lane - 1];
-          scratch.high[lane] = scratch.high[lane - 1];
-        }
+    for (std::int32_t lane = 0; lane < in.count; ++lane) {
+      if (!is_per_head<P>() && !in.next_query(lane)) {
+        scratch.low[lane] = scratch.low[lane - 1];
+        scratch.high[lane] = scratch.high[lane - 1];
+        continue;
       }
+      std::int32_t const in_tile = in.query(lane) - tile.first, head = in.head(lane);
+      std::uint64_t const seen =
+          run.masks >= 0 ? plan.seen(run, is_per_head<P>() ? in_tile * group + head : in_tile, from - run.begin, keys)
+                         : ask_pattern(kv_head * group + head, q.batch.positions[in.query(lane)], positions, keys);
+      scratch.low[lane] = static_cast<std::int32_t>(static_cast<std::uint32_t>(seen));
+      scratch.high[lane] = static_cast<std::int32_t>(static_cast<std::uint32_t>(seen >> 32));
+    }
     repeat(scratch.low);
     repeat(scratch.high);
   }
@@ -280,8 +285,7 @@ template <Pattern P, class TQ, Cache C> struct mass_block {
       float* const to = out.row(sequence, kv_head) + first;
       for (std::int32_t k = 0; k < keys; ++k) {
         float const* const mass = scratch.mass + std::ptrdiff_t{k} * width;
-        float const of_all = width < lanes ? joined(mass, 0, 1) : joined(mass);
-        to[k] = first_head == 0 ? of_all : join(to[k], of_all);
+        to[k] = width < lanes ? joined(mass, 0, 1) : joined(mass);
       }
     }
   }
