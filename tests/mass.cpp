@@ -10,6 +10,71 @@
 #include <purekv/pattern/sinks_and_window.hpp>
 #include <purekv/pattern/sliding_window.hpp>
 
+namespace fixtures {
+
+/// A cache whose tokens lie in pages of 16, in no order, as engines have it.
+template <class T> struct paged_cache {
+  using element = T;
+  static constexpr std::int32_t page = 16;
+
+  T* keys;
+  T* values;
+  std::int32_t* positions;
+  std::int32_t const* table;  // [sequences, kv_heads, pages]
+  std::int32_t* lengths;
+  std::int32_t sequences, kv_heads, dim, pages;
+
+  std::int32_t length(std::int32_t s, std::int32_t h) const { return lengths[s * kv_heads + h]; }
+  std::int32_t capacity(std::int32_t, std::int32_t) const { return pages * page; }
+  void set_length(std::int32_t s, std::int32_t h, std::int32_t n) const { lengths[s * kv_heads + h] = n; }
+  std::int64_t slot(std::int32_t s, std::int32_t h, std::int32_t token) const {
+    return std::int64_t{table[(s * kv_heads + h) * pages + token / page]} * page + token % page;
+  }
+  purekv::token_run<T> run(std::int32_t s, std::int32_t h, std::int32_t token) const {
+    std::int64_t const at = slot(s, h, token);
+    return {keys + at * dim, values + at * dim, positions + at, dim, page - token % page, dim};
+  }
+  purekv::status check_view() const { return {}; }
+  purekv::status check() const { return {}; }
+};
+
+template <class T> struct owned_paged : owned_cache_memory<T> {
+  buffer<std::int32_t> table, lengths;
+  paged_cache<T> view;
+
+  owned_paged(generator& random, int sequences, int kv_heads, int pages, int dim, beyond poison)
+      : owned_cache_memory<T>(slots(sequences, kv_heads, pages) * dim, slots(sequences, kv_heads, pages) * dim,
+                              slots(sequences, kv_heads, pages), poison),
+        table(size(sequences * kv_heads * pages)),
+        lengths(size(sequences * kv_heads), 0) {
+    std::iota(table.begin(), table.end(), 0);
+    std::shuffle(table.begin(), table.end(), random);
+    view = {this->keys.data(),
+            this->values.data(),
+            this->positions.data(),
+            table.data(),
+            lengths.data(),
+            sequences,
+            kv_heads,
+            dim,
+            pages};
+  }
+
+ private:
+  static std::int64_t slots(int sequences, int kv_heads, int pages) {
+    return std::int64_t{sequences} * kv_heads * pages * paged_cache<T>::page;
+  }
+};
+
+template <class T> struct cache_maker<owned_paged<T>> {
+  static owned_paged<T> make(generator& random, shape const& s, std::vector<std::int32_t> const& lengths) {
+    int const longest = *std::max_element(lengths.begin(), lengths.end());
+    return {random, s.sequences(), s.kv_heads, longest / paged_cache<T>::page + 1, s.dim, s.poison};
+  }
+};
+
+}  // namespace fixtures
+
 using namespace fixtures;
 using purekv::bfloat16;
 using purekv::half;
@@ -232,4 +297,105 @@ TEST_CASE("mass: images see themselves in both directions") {
   check(in, s, purekv::bidirectional<>{layout}, query_range{}, score_rows::heads);
   check(in, s, purekv::bidirectional<purekv::sliding_window>{layout, {30}}, purekv::last(50), score_rows::kv_heads);
   check(in, s, purekv::bidirectional<any_pattern<true>>{layout, any}, query_range{}, score_rows::kv_heads);
+}
+
+namespace {
+
+/// Some queries of `group` heads each, which see anything from nothing to all of two KV heads.
+shape few(generator& random, int group, int queries, int tokens) {
+  shape s = square(2 * group, 2, 0, tokens);
+  int const dims[] = {1, 5, 64, 72, 100, 128};
+  s.dim = dims[between(random, 0, 5)];
+  s.queries = {std::min(queries, tokens)};
+  s.scattered = between(random, 0, 1) == 0;
+  s.keep_percent = between(random, 0, 1) == 0 ? 100 : 60;
+  s.gap = between(random, 0, 4);
+  s.cache_order = between(random, 0, 1) == 0 ? order::head_major : order::token_major;
+  s.poison = beyond::nan;
+  return s;
+}
+
+template <class Input> void check_few(generator& random, Input const& in, shape const& s) {
+  auto const rows = between(random, 0, 1) == 0 ? score_rows::heads : score_rows::kv_heads;
+  auto const by = between(random, 0, 1) == 0 ? mass_reduction::sum : mass_reduction::maximum;
+  scattered const predicate{random(), 40, between(random, 1, 9)};
+  check(in, s, purekv::dense{}, query_range{}, rows, by);
+  check(in, s, purekv::dense{}, purekv::last(1), rows, by);
+  check(in, s, purekv::sinks_and_window{3, 70}, query_range{}, rows, by);
+  check(in, s, pattern_of<true>(predicate), query_range{}, rows, by);
+  auto const alike = [&](std::int32_t, std::int32_t q, std::int32_t k) { return predicate(0, q, k); };
+  check(in, s, pattern_of<false>(alike), query_range{}, rows, by);
+}
+
+}  // namespace
+
+TEST_CASE("mass: few queries") {
+  SEEDED(random);
+  int turn = 0;
+  for (int group : {1, 3, 4, 7, 8, 16, 20})
+    for (int queries : {1, 2, 3, 8})
+      for (int tokens : {0, 1, 30, 600}) {
+        CAPTURE(queries);
+        shape const s = few(random, group, queries, tokens);
+        if (turn % 3 == 0) check_few(random, attention_input<float, owned_contiguous<float>>(random, s), s);
+        if (turn % 3 == 1) check_few(random, attention_input<half, owned_ragged<bfloat16>>(random, s), s);
+        if (turn % 3 == 2) check_few(random, attention_input<bfloat16, owned_paged<half>>(random, s), s);
+        ++turn;
+      }
+}
+
+TEST_CASE("mass: few queries at the end of one tile and the beginning of the next") {
+  SEEDED(random);
+  for (int group : {1, 3, 4, 8}) {
+    int const tile = 256 / group;
+    shape const s = square(group, 1, 40, tile + 60);
+    attention_input<float, owned_contiguous<float>> const in(random, s);
+    for (int count : {2, 3, 8})
+      for (auto rows : {score_rows::heads, score_rows::kv_heads})
+        check(in, s, purekv::dense{}, query_range{tile - 1, count}, rows);
+  }
+}
+
+TEST_CASE("mass: few queries with a batch of others") {
+  SEEDED(random);
+  shape s;
+  s.heads = 6;
+  s.kv_heads = 2;
+  s.dim = 40;
+  s.span = {150, 0, 33, 700, 1, 90};
+  s.queries = {60, 0, 1, 2, 1, 90};
+  s.scattered = true;
+  s.keep_percent = 60;
+  attention_input<half, owned_paged<bfloat16>> const in(random, s);
+  for (auto rows : {score_rows::heads, score_rows::kv_heads}) {
+    check(in, s, purekv::dense{}, query_range{}, rows);
+    check(in, s, purekv::dense{}, purekv::last(2), rows);
+    check(in, s, purekv::sinks_and_window{3, 20}, query_range{0, 1}, rows);
+  }
+}
+
+TEST_CASE("mass: few queries and logits that are NaN or infinite, capped or not; images") {
+  SEEDED(random);
+  float const nan = std::numeric_limits<float>::quiet_NaN();
+  for (int group : {1, 4, 7})
+    for (float cap : {0.0f, 2.0f}) {
+      shape s = few(random, group, 2, 130);
+      s.keep_percent = 100;
+      s.soft_cap = cap;
+      s.sinks = true;
+      attention_input<float, owned_contiguous<float>> in(random, s);
+      in.cache.view.run(0, 0, 11).keys[0] = nan;
+      in.cache.view.run(0, 1, 64).keys[s.dim - 1] = HUGE_VALF;
+      in.cache.view.run(0, 1, 65).keys[0] = -HUGE_VALF;
+      check_few(random, in, s);
+      in.q.view.row(group, 1)[0] = nan;
+      check_few(random, in, s);
+    }
+  purekv::token_layout const layout{mixed_media, 5};
+  shape s = square(6, 2, 40, mixed_media_tokens);
+  s.queries = {2};
+  s.scattered = true;
+  attention_input<half, owned_ragged<float>> const in(random, s);
+  check(in, s, purekv::bidirectional<>{layout}, query_range{}, score_rows::heads);
+  check(in, s, purekv::bidirectional<purekv::sliding_window>{layout, {30}}, query_range{}, score_rows::kv_heads);
 }

@@ -8,6 +8,33 @@
 
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 
+namespace detail {
+
+/// The host's dot product; with `square` b is a, whose elements are widened once.
+template <bool square, Element A, Element B> float dot_in_lanes(A const* a, B const* b, std::int64_t n) {
+  vec sum[4] = {};
+  std::int64_t i = 0;
+  for (; i + 4 * lanes <= n; i += 4 * lanes) {
+    PUREKV_UNROLL(4)  // without it g++ -O2 keeps the sums in memory
+    for (std::int32_t j = 0; j < 4; ++j) {
+      vec const x = widen(a + i + j * lanes), y = square ? x : widen(b + i + j * lanes);
+      sum[j] = fma(x, y, sum[j]);
+    }
+  }
+  for (; i + lanes <= n; i += lanes) {
+    vec const x = widen(a + i), y = square ? x : widen(b + i);
+    sum[0] = fma(x, y, sum[0]);
+  }
+  if (i < n) {
+    std::int32_t const rest = static_cast<std::int32_t>(n - i);
+    vec const x = widen(a + i, rest), y = square ? x : widen(b + i, rest);
+    sum[1] = fma(x, y, sum[1]);
+  }
+  return total((sum[0] + sum[1]) + (sum[2] + sum[3]));
+}
+
+}  // namespace detail
+
 /// sum_i a[i] * b[i] in float, any mixture of element types. a, b : [n]. Host and GPU add in different orders.
 template <Element A, Element B> PUREKV_HD float dot(A const* a, B const* b, std::int64_t n) {
 #if defined(__CUDA_ARCH__)
@@ -33,23 +60,18 @@ template <Element A, Element B> PUREKV_HD float dot(A const* a, B const* b, std:
   }
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 #else
-  constexpr std::int32_t step = detail::lanes;
-  detail::vec sum[4] = {};
-  std::int64_t i = 0;
-  for (; i + 4 * step <= n; i += 4 * step)
-    for (std::int32_t j = 0; j < 4; ++j)
-      sum[j] = detail::fma(detail::widen(a + i + j * step), detail::widen(b + i + j * step), sum[j]);
-  for (; i + step <= n; i += step) sum[0] = detail::fma(detail::widen(a + i), detail::widen(b + i), sum[0]);
-  if (i < n) {
-    std::int32_t const rest = static_cast<std::int32_t>(n - i);
-    sum[1] = detail::fma(detail::widen(a + i, rest), detail::widen(b + i, rest), sum[1]);
-  }
-  return detail::total((sum[0] + sum[1]) + (sum[2] + sum[3]));
+  return detail::dot_in_lanes<false>(a, b, n);
 #endif
 }
 
 /// sum_i a[i]^2. a : [n].
-template <Element A> PUREKV_HD float squared_norm(A const* a, std::int64_t n) { return dot(a, a, n); }
+template <Element A> PUREKV_HD float squared_norm(A const* a, std::int64_t n) {
+#if defined(__CUDA_ARCH__)
+  return dot(a, a, n);
+#else
+  return detail::dot_in_lanes<true>(a, a, n);
+#endif
+}
 
 /// sqrt(sum_i a[i]^2), the L2 norm. a : [n].
 template <Element A> PUREKV_HD float norm(A const* a, std::int64_t n) { return __builtin_sqrtf(squared_norm(a, n)); }

@@ -237,12 +237,11 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
       multiply_key_pairs(keys.keys, count, queries(block), dim, logit_scale(q), scratch.scores);
     else
       multiply_keys<Vectors>(keys.keys, dim, count, queries(block), dim, scratch.scores);
-    if (cap)
-      for (std::int32_t k = 0; k < count; ++k) cap.apply(scratch.scores + k * block_lanes, Vectors * lanes);
-    if (!finite_logits(largest_query, keys.largest_key, dim)) clamp_scores<Vectors>(scratch.scores, count);
+    if (cap) cap.apply(scratch.scores, count * block_lanes);
+    if (!finite_logits(largest_query, keys.largest_key, dim)) clamp_scores(scratch.scores, count * block_lanes);
     bool const partial = keys.partial != 0;
     if (partial || keys.ordinals[count - 1] >= scratch.bound[first])
-      hide_scores<Vectors>(
+      hide_scores(
           scratch.scores, count, keys.ordinals,
           {scratch.bound + first, partial ? scratch.low + first : nullptr, partial ? scratch.high + first : nullptr});
     softmax_step<Vectors>(scratch.scores, count, scratch.top + first, scratch.sum + first, scratch.rescale);

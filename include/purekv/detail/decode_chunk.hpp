@@ -155,6 +155,37 @@ chunk_keys<typename C::element> find_keys(P const& pattern, C const& cache, std:
   return found;
 }
 
+/// How many rows of keys lie between the one that is fetched and the one that is used.
+template <class T> PUREKV_HOST_INLINE std::int32_t chunk_ahead(std::int32_t dim) {
+  return static_cast<std::int32_t>(decode_ahead_bytes / (dim * std::int64_t{sizeof(T)})) + 1;
+}
+
+/// logits[i][r] = keys[i] . q[r] for `count` keys; false if one is infinite or NaN. q : [Rows, padded]; logits :
+/// [count, logit_stride(Rows)], written up to a whole register. Rows of keys are fetched before they are used, and at
+/// the end chunk_ahead of `next`.
+template <int Rows, class T>
+bool multiply_chunk(float const* q, std::int32_t padded, std::int32_t dim, row_source<T> const& keys,
+                    std::int32_t count, row_source<T> const& next, float* logits) {
+  constexpr std::int32_t group_keys = decode_keys<Rows>;
+  std::int32_t const ahead_rows = chunk_ahead<T>(dim);
+  vec odd{};
+  for (std::int32_t i = 0; i < count; i += group_keys) {
+    T const* these[group_keys];
+    PUREKV_UNROLL(16)
+    for (std::int32_t j = 0; j < group_keys; ++j) these[j] = keys.at(smaller(i + j, count - 1));
+    T const* ahead = these[0];
+    if (keys.rows != nullptr)
+      for (std::int32_t j = 0; j < group_keys; ++j)
+        prefetch_row(keys.rows[smaller(i + j + ahead_rows, count - 1)], dim * std::int64_t{sizeof(T)});
+    else
+      ahead = i + ahead_rows < count ? keys.at(i + ahead_rows) : next.at(i + ahead_rows - count);
+    vec const s = multiply_rows<Rows>(q, padded, dim, these, ahead, keys.stride);
+    odd = fma(s, vec{}, odd);
+    store(logits + i * logit_stride(Rows), s);
+  }
+  return !any(odd != odd);
+}
+
 /// Attention of a few rows over the keys of one chunk: out = sum of exp2(logit - top) * value, and top and sum of the
 /// exponentials for each row. top is -inf for a row that sees nothing of it.
 template <int Rows, class T> struct chunk_attention {
@@ -180,29 +211,11 @@ template <int Rows, class T> struct chunk_attention {
     add_values();
   }
 
-  std::int64_t row_bytes() const { return dim * std::int64_t{sizeof(T)}; }
   std::int64_t value_bytes() const { return value_dim * std::int64_t{sizeof(T)}; }
 
   /// False if some logit is infinite or NaN.
   bool multiply_keys() const {
-    std::int32_t const ahead_rows = static_cast<std::int32_t>(decode_ahead_bytes / row_bytes()) + 1;
-    vec odd{};
-    for (std::int32_t i = 0; i < found.count; i += group_keys) {
-      T const* keys[group_keys];
-      PUREKV_UNROLL(16)
-      for (std::int32_t j = 0; j < group_keys; ++j) keys[j] = found.keys.at(smaller(i + j, found.count - 1));
-      T const* ahead = keys[0];
-      if (found.keys.rows != nullptr)
-        for (std::int32_t j = 0; j < group_keys; ++j)
-          prefetch_row(found.keys.rows[smaller(i + j + ahead_rows, found.count - 1)], row_bytes());
-      else
-        ahead = i + ahead_rows < found.count ? found.keys.at(i + ahead_rows)
-                                             : found.values.at(i + ahead_rows - found.count);
-      vec const s = multiply_rows<Rows>(q, padded, dim, keys, ahead, found.keys.stride);
-      odd = fma(s, vec{}, odd);
-      store(logits + i * per_key, s);
-    }
-    return !any(odd != odd);
+    return multiply_chunk<Rows>(q, padded, dim, found.keys, found.count, found.values, logits);
   }
 
   void clamp() const {

@@ -44,17 +44,14 @@ inline bool finite_logits(float largest_query, float largest_key, std::int32_t d
   return largest_query * largest_key * static_cast<float>(dim) < largest_logit;
 }
 
-// Scores are [keys, block_lanes]; of each key's lanes the first Vectors registers count.
-
-/// Logits that are NaN become hidden, those that are infinite the largest float of their sign.
-template <int Vectors = attend_block::vectors> void clamp_scores(float* scores, std::int32_t keys) {
-  for (std::int32_t k = 0; k < keys; ++k) {
-    for (float *at = scores + k * block_lanes, *const end = at + Vectors * lanes; at < end; at += lanes) {
-      vec const s = load(at);
-      vec const below = s > splat(largest_logit) ? splat(largest_logit) : s;
-      vec const inside = below < splat(-largest_logit) ? splat(-largest_logit) : below;
-      store(at, s == s ? inside : splat(hidden_logit));
-    }
+/// Logits that are NaN become hidden, those that are infinite the largest float of their sign. The first `count`
+/// rounded up to whole registers.
+inline void clamp_scores(float* scores, std::int32_t count) {
+  for (std::int32_t i = 0; i < count; i += lanes) {
+    vec const s = load(scores + i);
+    vec const below = s > splat(largest_logit) ? splat(largest_logit) : s;
+    vec const inside = below < splat(-largest_logit) ? splat(-largest_logit) : below;
+    store(scores + i, s == s ? inside : splat(hidden_logit));
   }
 }
 
@@ -66,15 +63,19 @@ struct lane_mask {
   std::int32_t const* high;
 };
 
-/// Hides the logits that a lane must not see. keys <= 64.
-template <int Vectors = attend_block::vectors>
-void hide_scores(float* scores, std::int32_t keys, std::int32_t const* ordinals, lane_mask const& mask) {
-  for (std::int32_t k = 0; k < keys; ++k) {
-    ivec const ordinal = splat(ordinals[k]);
-    ivec const bit = splat(static_cast<std::int32_t>(1u << (k % 32)));
+/// Hides the logits that a lane must not see. scores : [keys, width], keys <= 64. A width below a register: it holds
+/// several keys, whose ordinals follow each other, and the mask is that of each of its lanes.
+PUREKV_HOST_INLINE void hide_scores(float* scores, std::int32_t keys, std::int32_t const* ordinals,
+                                    lane_mask const& mask, std::int32_t width = block_lanes) {
+  std::int32_t const together = width < lanes ? lanes / width : 1;
+  ivec key{};
+  for (std::int32_t lane = width; lane < lanes; ++lane) key[lane] = lane / width;
+  for (std::int32_t k = 0; k < keys; k += together) {
+    ivec const ordinal = splat(ordinals[k]) + key;
+    ivec const bit = splat(static_cast<std::int32_t>(1u << (k % 32))) << key;
     std::int32_t const* const bits = k < 32 ? mask.low : mask.high;
-    for (std::int32_t lane = 0; lane < Vectors * lanes; lane += lanes) {
-      float* const s = scores + k * block_lanes + lane;
+    for (std::int32_t lane = 0; lane < width; lane += lanes) {
+      float* const s = scores + k * width + lane;
       ivec seen = load(mask.bound + lane) > ordinal;
       if (bits != nullptr) seen &= (load(bits + lane) & bit) != 0;
       store(s, seen ? load(s) : splat(hidden_logit));
@@ -84,7 +85,8 @@ void hide_scores(float* scores, std::int32_t keys, std::int32_t const* ordinals,
 
 /// One step of the online softmax, each lane on its own: top' = max(top, scores), rescale = exp2(top - top'),
 /// scores = exp2(scores - top'), sum = rescale * sum + their sum. `top` starts at -largest_logit, so that what is
-/// hidden weighs 0 however little a lane has seen. top, sum, rescale : [block_lanes].
+/// hidden weighs 0 however little a lane has seen. scores : [keys, block_lanes], the others : [block_lanes], of which
+/// the first Vectors registers count.
 template <int Vectors = attend_block::vectors>
 void softmax_step(float* scores, std::int32_t keys, float* top, float* sum, float* rescale) {
   constexpr std::int32_t vectors = Vectors;
