@@ -43,6 +43,7 @@ tap_request any_taps(generator& random, int queries) {
   tap_request request;
   request.mass = between(random, 0, 2) > 0;
   request.lse = between(random, 0, 3) > 0;
+  request.block_mass = between(random, 0, 2) > 0;
   request.mass_rows = between(random, 0, 1) == 0 ? purekv::score_rows::heads : purekv::score_rows::kv_heads;
   switch (between(random, 0, 3)) {
     case 0:

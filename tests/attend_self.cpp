@@ -31,8 +31,8 @@ template <class T> struct own_tokens {
 
 template <class TO, class P, class TQ, class Owned, class T>
 attention_output<TO> check(attention_input<TQ, Owned> const& in, own_tokens<T> const& own, shape const& s,
-                           P const& pattern, tap_request const& request = {},
-                           std::initializer_list<int> ranks = all_ranks) {
+                           P const& pattern, tap_request request = {}, std::initializer_list<int> ranks = all_ranks) {
+  request.block_mass = true;
   CAPTURE(s.heads);
   CAPTURE(s.kv_heads);
   CAPTURE(s.dim);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <purekv/detail/attend_tile.cuh>
+#include <purekv/detail/block_mass.cuh>
 #include <purekv/detail/check_attention.cuh>
 #include <purekv/mass.cuh>
 #include <purekv/plan.cuh>
@@ -11,16 +12,24 @@ namespace detail {
 
 /// The memory of an attention call on a GPU besides its plan.
 struct attend_memory_gpu {
-  float* lse = nullptr;  // [heads, queries], where the mass tap needs it and the caller does not want it
-  mass_parts mass{};
+  float* lse = nullptr;  // [heads, queries], where a mass tap needs it and the caller does not want it
+  mass_parts mass{}, all_mass{};
+  score_view tokens{};  // masses of all queries, of which those of blocks are made
 
   template <class T>
   static attend_memory_gpu take(carve& memory, gpu const& exec, query_view<T> const& q, std::int32_t kv_heads,
                                 attend_taps const& taps) {
     attend_memory_gpu m;
-    if (taps.mass.data == nullptr) return m;
-    if (taps.lse == nullptr) m.lse = memory.take<float>(std::int64_t{q.rows.heads} * q.rows.tokens);
-    m.mass = take_mass(memory, exec, q, kv_heads, taps.mass_queries, taps.mass_rows);
+    bool const tokens = taps.mass.data != nullptr, blocks = taps.block_mass.data != nullptr;
+    if ((tokens || blocks) && taps.lse == nullptr)
+      m.lse = memory.take<float>(std::int64_t{q.rows.heads} * q.rows.tokens);
+    if (tokens) m.mass = take_mass(memory, exec, q, kv_heads, taps.mass_queries, taps.mass_rows);
+    if (!blocks) return m;
+    score_view const& out = taps.block_mass;
+    m.all_mass = take_mass(memory, exec, q, kv_heads, {}, taps.mass_rows);
+    m.tokens = dense_scores(nullptr, out.sequences, out.rows,
+                            smaller(out.tokens, INT32_MAX / mass_block_tokens) * mass_block_tokens);
+    m.tokens.data = memory.take<float>(std::int64_t{out.sequences} * m.tokens.sequence_stride);
     return m;
   }
 };
@@ -60,18 +69,37 @@ status attend_tiles(gpu const& exec, P const& pattern, tile_plan const* plan, qu
   });
 }
 
-/// The checked part, mass tap included.
+/// The mass taps, after attention. plan: null where there is none.
+template <Pattern P, class T, Cache C>
+status run_mass_taps(gpu const& exec, P const& pattern, tile_plan const* plan, query_view<T> const& q, C const& cache,
+                     float const* lse, std::ptrdiff_t lse_stride, attend_taps const& taps,
+                     attend_memory_gpu const& memory) {
+  if (taps.mass.data != nullptr)
+    if (status const s = run_mass(exec, pattern, plan, q, cache, lse, lse_stride, taps.mass_queries, taps.mass_rows,
+                                  taps.mass_by, taps.mass, memory.mass);
+        !s.ok())
+      return s;
+  if (taps.block_mass.data == nullptr) return {};
+  score_view const &tokens = memory.tokens, &out = taps.block_mass;
+  if (status const s = run_mass(exec, pattern, plan, q, cache, lse, lse_stride, query_range{}, taps.mass_rows,
+                                mass_reduction::sum, tokens, memory.all_mass);
+      !s.ok())
+    return s;
+  using fold = fold_mass<C>;
+  return simt::launch(
+      {.x = out.sequences * out.rows, .y = smaller((out.tokens - 1) / fold::threads + 1, fold::most_blocks)}, 0,
+      exec.stream, fold{cache, tokens, out});
+}
+
+/// The checked part, mass taps included.
 template <Pattern P, class T, Cache C, class TO>
 status run_attend(gpu const& exec, P const& pattern, tile_plan const* plan, query_view<T> const& q, C const& cache,
                   self_view<T> const& self, rows_view<TO> const& out, attend_taps const& taps,
                   attend_memory_gpu const& memory) {
   float* const lse = taps.lse != nullptr ? taps.lse : memory.lse;
   std::ptrdiff_t const lse_stride = taps.lse != nullptr ? taps.lse_stride : q.rows.tokens;
-  if (status const s = attend_tiles(exec, pattern, plan, q, cache, self, out, lse, lse_stride);
-      !s.ok() || taps.mass.data == nullptr)
-    return s;
-  return run_mass(exec, pattern, plan, q, cache, lse, lse_stride, taps.mass_queries, taps.mass_rows, taps.mass_by,
-                  taps.mass, memory.mass);
+  if (status const s = attend_tiles(exec, pattern, plan, q, cache, self, out, lse, lse_stride); !s.ok()) return s;
+  return run_mass_taps(exec, pattern, plan, q, cache, lse, lse_stride, taps, memory);
 }
 
 template <Pattern P, class T, Cache C, class TO>

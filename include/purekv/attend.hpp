@@ -10,22 +10,30 @@
 namespace purekv::inline v0_1::inline PUREKV_ISA {
 namespace detail {
 
+template <class TQ, Cache C> std::int32_t mass_rows_of(score_rows rows, query_view<TQ> const& q, C const& cache) {
+  return rows == score_rows::heads ? q.rows.heads : cache.kv_heads;
+}
+
 /// The memory of an attention call besides its plan.
 struct attend_memory {
   task_queue queue;
-  attend_scratch scratch;  // of this rank
-  mass_memory mass;        // for the mass tap
-  float* lse;              // [heads, queries], where the mass tap needs it and the caller does not want it
+  attend_scratch scratch;    // of this rank
+  mass_memory mass;          // for the mass tap
+  block_mass_totals blocks;  // for that of blocks
+  float* lse;                // [heads, queries], where the mass tap needs it and the caller does not want it
 
   template <class TQ, Cache C>
   static attend_memory take(carve& memory, cpu exec, std::int32_t tile_queries, query_view<TQ> const& q, C const& cache,
                             attend_taps const& taps) {
-    attend_memory m{task_queue(memory), {}, {task_queue(memory), {}}, nullptr};
+    attend_memory m{task_queue(memory), {}, {task_queue(memory), {}}, {}, nullptr};
     std::int64_t const rows = std::int64_t{tile_queries} * (q.rows.heads / cache.kv_heads);
+    std::int32_t const mass_blocks = taps.block_mass.data != nullptr ? most_mass_blocks(cache) : 0;
     for (std::int32_t r = 0; r < exec.size(); ++r) {
-      attend_scratch const scratch = attend_scratch::take(memory, rows, q.rows.dim, value_dim_of(cache));
+      attend_scratch const scratch = attend_scratch::take(memory, rows, q.rows.dim, value_dim_of(cache), mass_blocks);
       if (r == exec.rank()) m.scratch = scratch;
     }
+    if (mass_blocks > 0)
+      m.blocks = block_mass_totals::take(memory, cache.sequences, mass_rows_of(taps.mass_rows, q, cache), mass_blocks);
     if (taps.mass.data != nullptr) {
       m.mass = mass_memory::take(memory, exec, q.rows.dim);
       if (taps.lse == nullptr) m.lse = memory.take<float>(std::int64_t{q.rows.heads} * q.rows.tokens);
@@ -37,17 +45,30 @@ struct attend_memory {
 template <class TQ, Cache C> status check_taps_view(query_view<TQ> const& q, C const& cache, attend_taps const& taps) {
   if (taps.lse != nullptr)
     if (status const s = check_lse(q, taps.lse_stride); !s.ok()) return s;
+  if (taps.block_mass.data != nullptr) {
+    if (status const s = check_rows_name(taps.mass_rows); !s.ok()) return s;
+    if (status const s = check_scores_view(taps.block_mass, cache, mass_rows_of(taps.mass_rows, q, cache)); !s.ok())
+      return s;
+  }
   if (taps.mass.data == nullptr) return {};
   if (status const s = check_rows_name(taps.mass_rows); !s.ok()) return s;
   if (status const s = check_reduction_name(taps.mass_by); !s.ok()) return s;
   if (taps.mass_queries.begin < 0 || taps.mass_queries.count < 0)
     return {errc::bad_shape, "attend: mass_queries begins or counts below 0"};
-  return check_scores_view(taps.mass, cache, taps.mass_rows == score_rows::heads ? q.rows.heads : cache.kv_heads);
+  return check_scores_view(taps.mass, cache, mass_rows_of(taps.mass_rows, q, cache));
 }
 template <class TQ, Cache C> status check_taps(query_view<TQ> const& q, C const& cache, attend_taps const& taps) {
   if (status const s = check_taps_view(q, cache, taps); !s.ok()) return s;
+  if (taps.block_mass.data != nullptr)
+    if (status const s = check_block_room(taps.block_mass, cache); !s.ok()) return s;
   if (taps.mass.data == nullptr) return {};
-  return check_scores(taps.mass, cache, taps.mass_rows == score_rows::heads ? q.rows.heads : cache.kv_heads);
+  return check_scores(taps.mass, cache, mass_rows_of(taps.mass_rows, q, cache));
+}
+
+inline status check_decode_taps(attend_taps const& taps) {
+  return taps.block_mass.data == nullptr
+             ? status{}
+             : status{errc::mismatch, "decode: gives out no block_mass; its mass of tokens costs little"};
 }
 
 template <class TQ, class T, Cache C>
@@ -92,15 +113,20 @@ template <Pattern P, class TQ, Cache C, class TO>
 void run_attend(cpu exec, P const& pattern, tile_plan const& plan, query_view<TQ> const& q, C const& cache,
                 self_view<typename C::element> const* self, rows_view<TO> const& out, attend_taps const& taps,
                 attend_memory memory) {
+  if (memory.blocks.data != nullptr) memory.blocks.clear(exec, cache.sequences);
   float* const lse = taps.lse != nullptr ? taps.lse : memory.lse;
   std::ptrdiff_t const lse_stride = taps.lse != nullptr ? taps.lse_stride : q.rows.tokens;
   memory.queue.run(exec, std::int64_t{plan.tiles_per_head} * cache.kv_heads, [&](std::int64_t task) {
     std::int32_t const kv_head = static_cast<std::int32_t>(task / plan.tiles_per_head);
     std::int32_t const t = plan.tiles_per_head - 1 - static_cast<std::int32_t>(task % plan.tiles_per_head);
-    attend_tile<P, TQ, C, TO>{pattern,       q, cache, self, out, lse, lse_stride, plan.tile(kv_head, t), kv_head,
-                              memory.scratch}
+    attend_tile<P, TQ, C, TO>{
+        pattern, q, cache, self, out, lse, lse_stride, memory.blocks, plan.tile(kv_head, t), kv_head, memory.scratch}
         .run(plan);
   });
+  if (memory.blocks.data != nullptr) {
+    memory.blocks.give_out(exec, cache, taps.block_mass);
+    exec.sync();
+  }
   if (taps.mass.data != nullptr)
     run_mass(exec, pattern, plan, q, cache, lse, lse_stride, taps.mass_queries, taps.mass_rows, taps.mass_by, taps.mass,
              memory.mass);

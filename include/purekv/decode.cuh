@@ -142,6 +142,7 @@ template <Pattern P, class TQ, Cache C, class TO>
 status decode(gpu const& exec, P const& pattern, query_view<TQ> const& q, C const& cache, rows_view<TO> const& out,
               attend_taps const& taps, workspace const& work) {
   if (status const s = detail::check_attention(exec, pattern, q, cache, out, taps); !s.ok()) return s;
+  if (status const s = detail::check_decode_taps(taps); !s.ok()) return s;
   if (status const s = detail::check_reachable(exec, work.data); !s.ok()) return s;
   detail::decode_bounds bounds;
   if (status const s = detail::decode_bounds::find(exec, q, cache, bounds); !s.ok()) return s;

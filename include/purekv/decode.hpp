@@ -290,6 +290,7 @@ status decode(cpu exec, P const& pattern, query_view<TQ> const& q, C const& cach
               attend_taps const& taps, workspace const& work) {
   using element = typename C::element;
   if (status const s = detail::check_attend(pattern, q, cache, out, taps); !s.ok()) return s;
+  if (status const s = detail::check_decode_taps(taps); !s.ok()) return s;
   detail::carve memory(work);
   auto const m = detail::decode_memory<element>::take(memory, exec, q, cache, taps);
   if (!memory.fits())

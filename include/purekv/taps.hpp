@@ -32,12 +32,19 @@ struct query_range {
 /// The last `count` queries of every sequence.
 PUREKV_INLINE constexpr query_range last(std::int32_t count) { return {0, count, true}; }
 
+/// Cached tokens that attend_taps::block_mass takes together: block b has those from b * mass_block_tokens on.
+inline constexpr std::int32_t mass_block_tokens = 64;
+
 /// What an attention call gives out beside its result; null data: not wanted.
 /// lse  : [heads, tokens of the packed batch], base 2: log2 of the sum of exp2(logit), logits in the domain of exp2
 ///        (scale * log2(e) * q . k), the sink's among them; -inf for a row that sees nothing and has no sink. Rows
 ///        `lse_stride` floats apart.
 /// mass : [sequences, heads or kv_heads, tokens], the attention probability that each cached token got from the queries
 ///        in `mass_queries`: their sum, or the largest, as `mass_by` says.
+/// block_mass : [sequences, heads or kv_heads, blocks], the attention probability that the tokens of each block got
+///        from all queries, in steps of 2^-30. `attend` on the CPU makes it on its way, where `mass` of all queries
+///        costs half of the attention; on a GPU it is made of such masses. `decode` refuses it: its mass tap costs
+///        little. Blocks of which a head has a token are written, no others.
 struct attend_taps {
   float* lse = nullptr;
   std::ptrdiff_t lse_stride = 0;
@@ -45,6 +52,7 @@ struct attend_taps {
   query_range mass_queries{};
   score_rows mass_rows = score_rows::kv_heads;
   mass_reduction mass_by = mass_reduction::sum;
+  score_view block_mass{};  // rows as mass_rows says
 };
 
 /// The own key and value of each query: [kv_heads, queries, dim], [kv_heads, queries, value dim].

@@ -171,7 +171,7 @@ std::size_t attend_workspace(gpu const& exec, two_pass_plan const&, query_view<T
 }
 
 /// As `attend` with passes.pattern, but that results of the first pass are rounded to TO on their way to the second:
-/// they lie in `out` meanwhile. The mass tap makes no use of the plans.
+/// they lie in `out` meanwhile. The mass taps make no use of the plans.
 template <class T, Cache C, class TO>
 status attend(gpu const& exec, two_passes const& passes, two_pass_plan const& plan, query_view<T> const& q,
               C const& cache, rows_view<TO> const& out, attend_taps const& taps, workspace const& work) {
@@ -192,9 +192,8 @@ status attend(gpu const& exec, two_passes const& passes, two_pass_plan const& pl
                                 lse_stride, {m.rows, second});
   };
   if (status const s = run(passes.first(), plan.first, false); !s.ok()) return s;
-  if (status const s = run(passes.second(), plan.second, true); !s.ok() || taps.mass.data == nullptr) return s;
-  return detail::run_mass(exec, passes.pattern, nullptr, q, cache, lse, lse_stride, taps.mass_queries, taps.mass_rows,
-                          taps.mass_by, taps.mass, m.taps.mass);
+  if (status const s = run(passes.second(), plan.second, true); !s.ok()) return s;
+  return detail::run_mass_taps(exec, passes.pattern, nullptr, q, cache, lse, lse_stride, taps, m.taps);
 }
 
 }  // namespace purekv::inline v0_1::inline PUREKV_ISA

@@ -50,7 +50,8 @@ struct attend_operation {
 };
 
 template <class TO, class P, class Input>
-attention_output<TO> check(Input const& in, shape const& s, P const& pattern, tap_request const& request = {}) {
+attention_output<TO> check(Input const& in, shape const& s, P const& pattern, tap_request request = {}) {
+  request.block_mass = true;
   CHECK(planned(pattern, in).scattered_runs(s.kv_heads) > 0);
   return operation_check<attend_operation, TO>{}(in, s, pattern, request, {1, 3});
 }
@@ -133,7 +134,7 @@ TEST_CASE("scattered rows: a plan for all layers has the bits of one made each t
   planned const made(video, in);
   auto const with_plan = [&](auto const& layer, auto const& pattern) {
     return check_attention<float>(
-        layer, s, oracle::attend(video, layer.queries, layer.cache.view), {},
+        layer, s, oracle::attend(video, layer.queries, layer.cache.view), {.block_mass = true},
         [&](purekv::cpu exec, purekv::attend_taps const& taps) {
           return purekv::attend_workspace(exec, made.plan, layer.queries, layer.cache.view, taps);
         },
@@ -163,7 +164,7 @@ TEST_CASE("scattered rows: a query's own key and value beside them") {
     if (group == 1) keys.view.row(0, 200)[3] = values.view.row(1, 201)[5] = half(NAN);
     CHECK(planned(video, in).scattered_runs(2) > 0);
     check_attention<float>(
-        in, s, oracle::attend_self(video, in.queries, in.cache.view, keys.rows(), values.rows()), {},
+        in, s, oracle::attend_self(video, in.queries, in.cache.view, keys.rows(), values.rows()), {.block_mass = true},
         [&](purekv::cpu exec, purekv::attend_taps const& taps) {
           return purekv::attend_workspace(exec, video, in.queries, in.cache.view, taps);
         },

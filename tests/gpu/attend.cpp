@@ -523,7 +523,7 @@ TEST_CASE("attend on a GPU with self: a full cache needs no self, whatever it ho
   check_self<half>(random, in, s, own, dense{});
 }
 
-TEST_CASE("attend on a GPU: the mass tap, with and without a plan, with and without lse") {
+TEST_CASE("attend on a GPU: the mass taps, with and without a plan, with and without lse") {
   SEEDED(random);
   for (int i = 0; i < 2; ++i) {
     shape s = any_layout(random, square(8, 2, 64, 70));
@@ -532,6 +532,7 @@ TEST_CASE("attend on a GPU: the mass tap, with and without a plan, with and with
     attention_input<half, owned_ragged<half>> const in(random, s);
     fixtures::tap_request const request{.lse = i == 0,
                                         .mass = true,
+                                        .block_mass = true,
                                         .mass_queries = i == 0 ? query_range{} : last(13),
                                         .mass_rows = i == 0 ? score_rows::kv_heads : score_rows::heads,
                                         .mass_by = i == 0 ? mass_reduction::sum : mass_reduction::maximum};
@@ -542,7 +543,7 @@ TEST_CASE("attend on a GPU: the mass tap, with and without a plan, with and with
   shape none = square(4, 2, 64, 40);
   none.queries = {0};
   attention_input<half, owned_ragged<half>> const in(random, none);
-  check<float>(random, in, none, any_pattern(dense{}), {.lse = false, .mass = true});
+  check<float>(random, in, none, any_pattern(dense{}), {.lse = false, .mass = true, .block_mass = true});
 }
 
 TEST_CASE("attend on a GPU refuses what it can see, and writes nothing") {

@@ -290,6 +290,7 @@ TEST_CASE("two passes on a GPU: mass sees what both passes do, a sink takes its 
     check<float>(random, in, s, video.pattern,
                  {.lse = i == 0,
                   .mass = true,
+                  .block_mass = i == 1,
                   .mass_queries = i == 0 ? query_range{} : last(21),
                   .mass_rows = i == 0 ? score_rows::kv_heads : score_rows::heads,
                   .mass_by = i == 0 ? mass_reduction::sum : mass_reduction::maximum});

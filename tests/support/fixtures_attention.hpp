@@ -210,24 +210,27 @@ inline oracle::column_mass expected_mass(std::vector<oracle::head_attention> con
 }
 
 struct tap_request {
-  bool lse = true, mass = false;
+  bool lse = true, mass = false, block_mass = false;
   purekv::query_range mass_queries{};
   purekv::score_rows mass_rows = purekv::score_rows::kv_heads;
   purekv::mass_reduction mass_by = purekv::mass_reduction::sum;
 };
 
+inline int blocks_of(int tokens) { return (tokens + purekv::mass_block_tokens - 1) / purekv::mass_block_tokens; }
+
 /// The buffers one call writes to.
 template <class TO> struct attention_output {
   owned_rows<TO> out;
-  owned_scores lse, mass;
+  owned_scores lse, mass, block_mass;
   purekv::attend_taps taps;
 
   template <class Input>
   attention_output(Input const& in, shape const& s, tap_request const& request)
       : out(s.heads, in.queries.rows.tokens, s.out_dim(), s.out_order, s.gap),
         lse(1, s.heads, in.queries.rows.tokens, s.gap),
-        mass(s.sequences(), request.mass_rows == purekv::score_rows::heads ? s.heads : s.kv_heads, in.longest(),
-             s.gap) {
+        mass(s.sequences(), request.mass_rows == purekv::score_rows::heads ? s.heads : s.kv_heads, in.longest(), s.gap),
+        block_mass(s.sequences(), mass.view.rows, blocks_of(in.longest()), s.gap) {
+    if (request.block_mass) taps.block_mass = block_mass.view;
     if (request.lse) {
       taps.lse = lse.view.data;
       taps.lse_stride = lse.view.row_stride;
@@ -242,13 +245,13 @@ template <class TO> struct attention_output {
       return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(a[0])) == 0);
     };
     return same(out.memory, other.out.memory) && same(lse.memory, other.lse.memory) &&
-           same(mass.memory, other.mass.memory);
+           same(mass.memory, other.mass.memory) && same(block_mass.memory, other.block_mass.memory);
   }
   bool untouched() const {
     auto const all = [](auto const& v) {
       return std::all_of(v.begin(), v.end(), [](auto const& x) { return is_untouched(x); });
     };
-    return all(out.memory) && all(lse.memory) && all(mass.memory);
+    return all(out.memory) && all(lse.memory) && all(mass.memory) && all(block_mass.memory);
   }
 };
 
@@ -266,7 +269,7 @@ template <class TO, class Input>
 void compare_with_oracle(Input const& in, shape const& s, attention_output<TO> const& actual,
                          std::vector<oracle::head_attention> const& reference, tap_request const& request,
                          double relative_l2 = 0) {
-  comparison out, lse, mass;
+  comparison out, lse, mass, block_mass;
   int const heads = in.queries.rows.heads, kv_heads = in.cache.view.kv_heads;
   for (int b = 0; b < in.queries.batch.sequences; ++b) {
     for (int h = 0; h < heads; ++h) {
@@ -281,6 +284,19 @@ void compare_with_oracle(Input const& in, shape const& s, attention_output<TO> c
         if (request.lse) lse.add(actual.lse.view.row(0, h)[row], a.lse(i), a.lse_bound(i), "lse", h, row, 0);
       }
     }
+    if (request.block_mass)
+      for (int r = 0; r < actual.block_mass.view.rows; ++r) {
+        auto const expected =
+            expected_mass(reference, heads, kv_heads, request.mass_rows, b, r, {0, in.queries.count(b)});
+        for (int t = 0, tokens = static_cast<int>(expected.value.size()); t < tokens; t += purekv::mass_block_tokens) {
+          int const n = std::min(purekv::mass_block_tokens, tokens - t);
+          // Each query and head of a group adds a whole number of steps at most.
+          double const steps = 0x1p-30 * in.queries.count(b) * heads / kv_heads;
+          block_mass.add(actual.block_mass.view.row(b, r)[t / purekv::mass_block_tokens],
+                         expected.value.segment(t, n).sum(), expected.bound.segment(t, n).sum() + steps, "block mass",
+                         r, b, t / purekv::mass_block_tokens);
+        }
+      }
     if (!request.mass) continue;
     resolved_range const range = resolve(request.mass_queries, in.queries.count(b));
     for (int r = 0; r < actual.mass.view.rows; ++r) {
@@ -297,9 +313,25 @@ void compare_with_oracle(Input const& in, shape const& s, attention_output<TO> c
   report(out);
   report(lse);
   report(mass);
+  report(block_mass);
   if constexpr (std::is_same_v<TO, float>)
     if (has_relative_l2_limit(s, in.queries.rows.tokens))
       CHECK(out.relative_l2() <= (relative_l2 > 0 ? relative_l2 : relative_l2_limit(in.longest())));
+}
+
+/// Nothing is written between and behind what was asked for.
+template <class TO, class Input>
+void check_rest_untouched(Input const& in, shape const& s, attention_output<TO> const& actual,
+                          tap_request const& request) {
+  int const group = s.heads / s.kv_heads;
+  auto const length = [&](int sequence, int row) {
+    return in.cache.view.length(sequence, request.mass_rows == purekv::score_rows::heads ? row / group : row);
+  };
+  CHECK(actual.out.gaps_untouched());
+  CHECK(actual.lse.rest_untouched([&](int, int) { return request.lse ? in.queries.rows.tokens : 0; }));
+  CHECK(actual.mass.rest_untouched([&](int sequence, int row) { return request.mass ? length(sequence, row) : 0; }));
+  CHECK(actual.block_mass.rest_untouched(
+      [&](int sequence, int row) { return request.block_mass ? blocks_of(length(sequence, row)) : 0; }));
 }
 
 inline std::initializer_list<int> const all_ranks = {1, 2, 3, 7};
@@ -337,13 +369,7 @@ attention_output<TO> check_attention(Input const& in, shape const& s,
         status_on_ranks(n, [&](purekv::cpu exec) { return call(exec, actual.out.view, actual.taps, work.view()); });
     REQUIRE_MESSAGE(done.ok(), done.message);
     CHECK(work.guards_untouched());
-    CHECK(actual.out.gaps_untouched());
-    CHECK(actual.lse.rest_untouched([&](int, int) { return request.lse ? in.queries.rows.tokens : 0; }));
-    int const group = s.heads / s.kv_heads;
-    CHECK(actual.mass.rest_untouched([&](int sequence, int row) {
-      int const kv_head = request.mass_rows == purekv::score_rows::heads ? row / group : row;
-      return request.mass ? in.cache.view.length(sequence, kv_head) : 0;
-    }));
+    check_rest_untouched(in, s, actual, request);
     if (&actual == &first)
       compare_with_oracle(in, s, actual, reference, request);
     else

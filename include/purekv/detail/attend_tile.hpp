@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <purekv/detail/block_mass.hpp>
 #include <purekv/detail/key_tile.hpp>
 #include <purekv/detail/plan_tiles.hpp>
 #include <purekv/detail/scattered_rows.hpp>
@@ -24,8 +25,11 @@ struct attend_scratch {
   float* rescale;       // [block_lanes]
   key_tile keys;
   scattered_scratch scattered;
+  block_sums blocks;
 
-  static attend_scratch take(carve& memory, std::int64_t rows, std::int32_t dim, std::int32_t value_dim) {
+  /// mass_blocks: of a head, 0 where their mass is not wanted.
+  static attend_scratch take(carve& memory, std::int64_t rows, std::int32_t dim, std::int32_t value_dim,
+                             std::int32_t mass_blocks) {
     std::int64_t const all_lanes = (rows + block_lanes - 1) / block_lanes * block_lanes;
     attend_scratch s;
     s.queries = memory.take<float>(all_lanes * dim);
@@ -39,6 +43,7 @@ struct attend_scratch {
     s.rescale = memory.take<float>(block_lanes);
     s.keys = key_tile::take(memory, dim, value_dim);
     s.scattered = scattered_scratch::take(memory, dim, value_dim);
+    if (mass_blocks > 0) s.blocks = block_sums::take(memory, rows, mass_blocks);
     return s;
   }
 };
@@ -56,6 +61,7 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
   rows_view<TO> const& out;
   float* lse;
   std::ptrdiff_t lse_stride;
+  block_mass_totals const& masses;
 
   query_tile const& tile;
   std::int32_t kv_head;
@@ -121,12 +127,14 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
 
   /// What is known of the rows before the tiles of keys: what they make of scattered runs, and of themselves.
   void start(tile_plan const& plan) {
+    if (scratch.blocks.wanted()) scratch.blocks.clear(blocks);
     for (std::int32_t r = 0; r < blocks * block_lanes; ++r) {
       scratch.top[r] = -largest_logit;
       scratch.sum[r] = 0;
     }
     if constexpr (masks_known<P>()) {
-      scattered_rows<TQ, C> const scattered{q, cache, plan, tile, kv_head, is_per_head<P>(), scratch.scattered};
+      scattered_rows<TQ, C> const scattered{
+          q, cache, plan, tile, kv_head, is_per_head<P>(), scratch.scattered, scratch.blocks};
       if (scattered.any()) return start_scattered(scattered);
     }
     if (self == nullptr) {
@@ -245,6 +253,8 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
           scratch.scores, count, keys.ordinals,
           {scratch.bound + first, partial ? scratch.low + first : nullptr, partial ? scratch.high + first : nullptr});
     softmax_step<Vectors>(scratch.scores, count, scratch.top + first, scratch.sum + first, scratch.rescale);
+    if (scratch.blocks.wanted())
+      scratch.blocks.add_tile<Vectors>(block, keys, count, scratch.scores, scratch.top + first);
     if (guarded)
       multiply_values<true, Vectors>(keys.values, value_dim, count, scratch.scores, value_dim, scratch.rescale,
                                      results(block));
@@ -268,8 +278,37 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
         lse[head(row) * lse_stride + query(row)] = sum > 0 ? top + __builtin_log2f(sum) : hidden_logit;
       scratch.rescale[lane] = sum > 0 ? share / sum : 0;
     }
+    if (scratch.blocks.wanted()) give_masses(block);
     unpack_rows(results(block), scratch.rescale, count, value_dim,
                 [&](std::int32_t lane) { return out.row(head(first + lane), query(first + lane)); });
+  }
+
+  /// What the rows of a block gave to each block of keys; `rescale` makes probabilities of it.
+  void give_masses(std::int32_t block) {
+    std::int32_t const first = block * block_lanes, count = lanes_of(block);
+    for (std::int32_t lane = count; lane < block_lanes; ++lane) scratch.rescale[lane] = 0;
+    for (std::int32_t k = 0; k < scratch.blocks.key_blocks; ++k) {
+      std::ptrdiff_t const at = scratch.blocks.at(block, k);
+      float mass[block_lanes];
+      vec all{};
+      for (std::int32_t lane = 0; lane < block_lanes; lane += lanes) {
+        vec const sum = load(scratch.blocks.sum + at + lane), factor = load(scratch.rescale + lane);
+        vec const share = exp2(load(scratch.blocks.top + at + lane) - load(scratch.top + first + lane));
+        vec const x = blend((sum == vec{}) | (factor == vec{}), vec{}, sum * share * factor);
+        store(mass + lane, x);
+        all += x;
+      }
+      if (!any(all != vec{})) continue;
+      if (masses.rows == cache.kv_heads) {
+        masses.add(tile.sequence, kv_head, k, total(all));
+        continue;
+      }
+      for (std::int32_t h = 0; h < smaller(group, count); ++h) {
+        float of_head = 0;
+        for (std::int32_t lane = h; lane < count; lane += group) of_head += mass[lane];
+        masses.add(tile.sequence, head(first + h), k, of_head);
+      }
+    }
   }
 };
 

@@ -17,7 +17,7 @@ status check_attention(gpu const& exec, P const& pattern, query_view<T> const& q
   if (status const s = check_operands(q, cache, largest_width); !s.ok()) return s;
   if (status const s = check_reachable_cache(exec, cache); !s.ok()) return s;
   return check_reachable(exec, q.rows.data, q.batch.offset, q.batch.positions, q.sink_logits, out.data, taps.lse,
-                         taps.mass.data);
+                         taps.mass.data, taps.block_mass.data);
 }
 
 }  // namespace detail

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <purekv/detail/block_mass.hpp>
 #include <purekv/detail/decode_chunk.hpp>
 #include <purekv/detail/pack.hpp>
 #include <purekv/detail/plan_tiles.hpp>
@@ -59,6 +60,7 @@ template <class TQ, Cache C> struct scattered_rows {
   std::int32_t kv_head;
   bool per_head;
   scattered_scratch const& scratch;
+  block_sums const& blocks;
 
   std::int32_t group = q.rows.heads / cache.kv_heads;
   std::int32_t dim = q.rows.dim, value_dim = value_dim_of(cache);
@@ -82,7 +84,7 @@ template <class TQ, Cache C> struct scattered_rows {
       float first_of[decode_rows], sum_of[decode_rows];
       bool const first = list.flushed == 0;
       float* const to = first ? out : scratch.more;
-      attend(list, count, to, first_of, sum_of);
+      attend(list, row, count, to, first_of, sum_of);
       for (std::int32_t r = 0; r < count; ++r) {
         if (first_of[r] == hidden_logit) continue;
         if (first) {
@@ -107,6 +109,7 @@ template <class TQ, Cache C> struct scattered_rows {
           auto const at = cache.run(tile.sequence, kv_head, run.begin + key);
           list.keys[list.count] = at.keys;
           list.values[list.count] = at.values;
+          list.ordinals[list.count] = run.begin + key;
           if (per_head) list.note(plan, run, mask_row, count, key);
           if (++list.count == most_keys) flush();
         }
@@ -118,6 +121,7 @@ template <class TQ, Cache C> struct scattered_rows {
   struct key_list {
     element const* keys[most_keys];
     element const* values[most_keys];
+    std::int32_t ordinals[most_keys];
     std::uint32_t seen[most_keys];  // by which rows, a bit each
     std::int32_t count = 0, flushed = 0;
     bool hides = false;
@@ -130,7 +134,7 @@ template <class TQ, Cache C> struct scattered_rows {
     }
   };
 
-  void attend(key_list const& list, std::int32_t rows, float* out, float* top, float* sum) const {
+  void attend(key_list const& list, std::int32_t row, std::int32_t rows, float* out, float* top, float* sum) const {
     chunk_keys<element> const found{{list.keys[0], 0, list.keys},
                                     {list.values[0], 0, list.values},
                                     list.count,
@@ -143,6 +147,19 @@ template <class TQ, Cache C> struct scattered_rows {
                                      scratch.q, logits, weights, out,    top,       sum}
           .run();
     });
+    if (blocks.wanted())
+      for (std::int32_t r = 0; r < rows; ++r) add_masses(list, row + r, weights + r, logit_stride(rows), top[r]);
+  }
+
+  /// What a row gave to each block of keys. weights: of its keys, `stride` apart.
+  void add_masses(key_list const& list, std::int32_t row, float const* weights, std::int32_t stride, float top) const {
+    for (std::int32_t i = 0, end = 0; i < list.count; i = end) {
+      std::int32_t const block = list.ordinals[i] / mass_block_tokens;
+      float more = 0;
+      for (end = i; end < list.count && list.ordinals[end] / mass_block_tokens == block; ++end)
+        more += weights[end * stride];
+      if (more != 0) blocks.add_row(row, block, more, top);
+    }
   }
 };
 
