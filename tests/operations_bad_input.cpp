@@ -96,6 +96,7 @@ struct attention_arguments {
     all.watch(result.out.memory);
     all.watch(result.lse.memory);
     all.watch(result.mass.memory);
+    all.watch(result.block_mass.memory);
     return all;
   }
 };
@@ -250,6 +251,23 @@ template <class Call> std::vector<mistake<Call>> wrong_masses() {
   };
 }
 
+/// A tap for blocks, changed.
+template <class Call, class Change> auto block_mass_with(Change const& change) {
+  return [=](Call& c) {
+    c.taps.block_mass = c.result.block_mass.view;
+    change(c.taps.block_mass);
+  };
+}
+template <class Call> std::vector<mistake<Call>> wrong_block_masses() {
+  using view = purekv::score_view;
+  return {
+      {"block_mass of other sequences", errc::mismatch, block_mass_with<Call>([](view& v) { v.sequences = 1; })},
+      {"block_mass of other rows", errc::mismatch, block_mass_with<Call>([](view& v) { v.rows = heads; })},
+      {"block_mass of too few blocks", errc::mismatch, block_mass_with<Call>([](view& v) { v.tokens = 0; })},
+      {"block_mass rows overlap", errc::bad_shape, block_mass_with<Call>([](view& v) { v.row_stride = 0; })},
+  };
+}
+
 template <class T> std::vector<T> operator+(std::vector<T> a, std::vector<T> const& b) {
   a.insert(a.end(), b.begin(), b.end());
   return a;
@@ -260,6 +278,7 @@ template <class T> std::vector<T> operator+(std::vector<T> a, std::vector<T> con
 TEST_CASE("attend refuses") {
   using call = attend_call;
   refuses<call>("attend", wrong_inputs<call>() + wrong_queries<call>() + wrong_outputs<call>() + wrong_masses<call>() +
+                              wrong_block_masses<call>() +
                               std::vector<mistake<call>>{
                                   {"a negative range of queries", errc::bad_shape,
                                    [](call& c) {
@@ -273,8 +292,11 @@ TEST_CASE("attend refuses") {
 }
 
 TEST_CASE("decode refuses") {
-  refuses<decode_call>("decode", wrong_inputs<decode_call>() + wrong_queries<decode_call>() +
-                                     wrong_outputs<decode_call>() + wrong_masses<decode_call>());
+  refuses<decode_call>(
+      "decode", wrong_inputs<decode_call>() + wrong_queries<decode_call>() + wrong_outputs<decode_call>() +
+                    wrong_masses<decode_call>() +
+                    std::vector<mistake<decode_call>>{{"block_mass, which it does not give out", errc::mismatch,
+                                                       block_mass_with<decode_call>([](purekv::score_view&) {})}});
 }
 
 TEST_CASE("attend with self refuses") {
