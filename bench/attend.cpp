@@ -183,4 +183,35 @@ BENCHMARK(taps<purekv::half>)
     ->UseManualTime()
     ->Iterations(9);
 
+/// The same for the masses of blocks of keys, of all queries.
+template <class T> void taps_block(benchmark::State& state) {
+  int const tokens = static_cast<int>(state.range(0)), blocks = tokens / purekv::mass_block_tokens;
+  random_layer<T> layer(14, 2, 128, tokens, tokens);
+  purekv::dense const pattern;
+  std::vector<float> mass(static_cast<std::size_t>(2 * blocks)), of_tokens(static_cast<std::size_t>(2 * tokens));
+  purekv::attend_taps const wanted{.block_mass = purekv::dense_scores(mass.data(), 1, 2, blocks)};
+  purekv::attend_taps const by_token{.mass = purekv::dense_scores(of_tokens.data(), 1, 2, tokens)};
+  scratch_memory const work(
+      std::max(purekv::attend_workspace(purekv::cpu{}, pattern, layer.queries, layer.cache, wanted),
+               purekv::attend_workspace(purekv::cpu{}, pattern, layer.queries, layer.cache, by_token)));
+  auto const tapped = attention(pattern, layer, wanted, work);
+  attention(pattern, layer, by_token, work)();
+  if (!right(state, pattern, layer, tapped)) return;
+  double error = 0;
+  for (std::size_t b = 0; b < mass.size(); ++b) {
+    auto const first = of_tokens.begin() + static_cast<std::ptrdiff_t>(b) * purekv::mass_block_tokens;
+    error = std::max(error, std::abs(mass[b] / std::accumulate(first, first + purekv::mass_block_tokens, 0.0) - 1));
+  }
+  state.counters["mass_error"] = error;
+  if (!(error < largest_error)) return state.SkipWithError("differs from the masses of tokens");
+  run_against(state, attention(pattern, layer, {}, work), tapped);
+  state.counters["cost"] = 1 / state.counters["speedup"] - 1;
+}
+BENCHMARK(taps_block<purekv::half>)
+    ->ArgName("tokens")
+    ->Arg(4096)
+    ->Unit(benchmark::kMillisecond)
+    ->UseManualTime()
+    ->Iterations(9);
+
 }  // namespace

@@ -24,7 +24,7 @@ stage prefill attend '^dense.*dim:(64|80|96|128)/' '^dense.*dim:(64|128)/tokens:
 stage types attend '^prefill_against_float'
 stage chunks attend '^chunk' '^chunk.*tokens:(4096|16384)/'
 stage video attend '^spatial_temporal.*/planned:1/reading:0' '^spatial_temporal.*prompt:(0|2)/planned:1/reading:0'
-stage taps attend '^taps.*window:(32|0)/' '^taps.*window:32/'
+stage taps attend '^taps.*window:(32|0)/|^taps_block' '^taps.*window:32/|^taps_block'
 stage sparse sparse . 'tokens:4096'
 stage threads threads . 'prefill'
 stage decoding decode '^decode<purekv::half|^decode<.*tokens:16384|ragged|gain<|^decode_against' \
@@ -122,7 +122,12 @@ for name in "${chosen[@]}"; do
   fi
 done
 
+# /proc/cpuinfo FIELD
+of_cpu() { grep -m1 "^$1" /proc/cpuinfo | cut -d: -f2 | xargs || true; }
+vectors=$(of_cpu flags | tr ' ' '\n' | grep -m1 -xE 'avx512f' || of_cpu flags | tr ' ' '\n' | grep -m1 -x avx2 || true)
+
 heading "Writing tables and plots to $report"
 /usr/bin/python3 "$root/scripts/bench_cpu_report.py" "${files[@]}" "$report" \
+  --fact "processor=family $(of_cpu 'cpu family'), model $(of_cpu 'model[[:space:]]'), ${vectors:-no wide} vectors" \
   --fact "load before=$load" --fact "quick=$quick" \
   --fact "compiler=$("$CXX" --version | head -n 1)" --fact "ggml=${llama_package/==/ }, vendored"

@@ -135,7 +135,7 @@ def goals():
                   for i, name, least in ((0, "VideoLLaMA2, 16 frames", 2.9), (2, "Qwen2.5-VL, 16 frames", 9),
                                          (3, "Qwen2.5-VL, 32 frames", 19))]
     all_goals += [
-        Goal("mass of blocks over dense, 4k (not a tap that there is)", r"^taps.*block", {"cost": .01}, percent, True),
+        Goal("mass of blocks of 64 keys over dense, 4k", r"^taps.*block", {"cost": .01}, percent, True),
         Goal("mass of the last 32 queries over dense, 4k", r"^taps.*window:32$", {"cost": .012}, percent, True),
         Goal("mass of all queries over dense, 4k", r"^taps.*window:0$", {"cost": .50}, percent, True),
         Goal("decoding, 28 heads, 4 KV heads, 16k, half, of streaming read",
