@@ -25,7 +25,7 @@ struct attend_scratch {
   float* rescale;       // [block_lanes]
   key_tile keys;
   scattered_scratch scattered;
-  block_sums blocks;
+  key_block_sums blocks;
 
   /// mass_blocks: of a head, 0 where their mass is not wanted.
   static attend_scratch take(carve& memory, std::int64_t rows, std::int32_t dim, std::int32_t value_dim,
@@ -43,7 +43,7 @@ struct attend_scratch {
     s.rescale = memory.take<float>(block_lanes);
     s.keys = key_tile::take(memory, dim, value_dim);
     s.scattered = scattered_scratch::take(memory, dim, value_dim);
-    if (mass_blocks > 0) s.blocks = block_sums::take(memory, rows, mass_blocks);
+    if (mass_blocks > 0) s.blocks = key_block_sums::take(memory, rows, mass_blocks);
     return s;
   }
 };

@@ -16,14 +16,14 @@ PUREKV_HOST_INLINE std::int32_t mass_blocks_of(std::int32_t tokens) {
 
 /// What the rows of one tile gave to each block of keys: the sum of exp2(logit - top) over the keys, and that top, for
 /// each lane. [blocks of rows, blocks of keys, block_lanes]; null: not wanted.
-struct block_sums {
+struct key_block_sums {
   float* sum = nullptr;
   float* top = nullptr;
   std::int32_t key_blocks = 0;
 
-  static block_sums take(carve& memory, std::int64_t rows, std::int32_t key_blocks) {
+  static key_block_sums take(carve& memory, std::int64_t rows, std::int32_t key_blocks) {
     std::int64_t const all_lanes = (rows + block_lanes - 1) / block_lanes * block_lanes;
-    block_sums s;
+    key_block_sums s;
     s.sum = memory.take<float>(all_lanes * key_blocks);
     s.top = memory.take<float>(all_lanes * key_blocks);
     s.key_blocks = key_blocks;

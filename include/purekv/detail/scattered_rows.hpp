@@ -60,7 +60,7 @@ template <class TQ, Cache C> struct scattered_rows {
   std::int32_t kv_head;
   bool per_head;
   scattered_scratch const& scratch;
-  block_sums const& blocks;
+  key_block_sums const& blocks;
 
   std::int32_t group = q.rows.heads / cache.kv_heads;
   std::int32_t dim = q.rows.dim, value_dim = value_dim_of(cache);
