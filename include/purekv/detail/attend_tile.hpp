@@ -252,7 +252,8 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
       hide_scores(
           scratch.scores, count, keys.ordinals,
           {scratch.bound + first, partial ? scratch.low + first : nullptr, partial ? scratch.high + first : nullptr});
-    softmax_step<Vectors>(scratch.scores, count, scratch.top + first, scratch.sum + first, scratch.rescale);
+    softmax_step<Vectors>(scratch.scores, count, scratch.top + first, scratch.sum + first, scratch.rescale,
+                          scratch.blocks.added);
     if (scratch.blocks.wanted())
       scratch.blocks.add_tile<Vectors>(block, keys, count, scratch.scores, scratch.top + first);
     if (guarded)

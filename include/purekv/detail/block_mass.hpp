@@ -19,6 +19,7 @@ PUREKV_HOST_INLINE std::int32_t mass_blocks_of(std::int32_t tokens) {
 struct key_block_sums {
   float* sum = nullptr;
   float* top = nullptr;
+  float* added = nullptr;  // [block_lanes] what a step of the softmax adds
   std::int32_t key_blocks = 0;
 
   static key_block_sums take(carve& memory, std::int64_t rows, std::int32_t key_blocks) {
@@ -26,6 +27,7 @@ struct key_block_sums {
     key_block_sums s;
     s.sum = memory.take<float>(all_lanes * key_blocks);
     s.top = memory.take<float>(all_lanes * key_blocks);
+    s.added = memory.take<float>(block_lanes);
     s.key_blocks = key_blocks;
     return s;
   }
@@ -67,11 +69,17 @@ struct key_block_sums {
     top[i] = most;
   }
 
-  /// The first `count` keys of a tile after its step of the softmax. weights : [keys, block_lanes] exp2(logit -
-  /// most), most : [block_lanes].
+  /// The first `count` keys of a tile after its step of the softmax, which has left their sum in `added`. weights :
+  /// [keys, block_lanes] exp2(logit - most), most : [block_lanes].
   template <int Vectors>
   void add_tile(std::int32_t row_block, key_tile const& keys, std::int32_t count, float const* weights,
                 float const* most) const {
+    if (std::int32_t const block = keys.ordinals[0] / mass_block_tokens;
+        keys.ordinals[count - 1] / mass_block_tokens == block) {
+      for (std::int32_t v = 0; v < Vectors; ++v)
+        add(at(row_block, block) + v * lanes, load(added + v * lanes), load(most + v * lanes));
+      return;
+    }
     for (std::int32_t k = 0, end = 0; k < count; k = end) {
       std::int32_t const block = keys.ordinals[k] / mass_block_tokens;
       vec more[Vectors] = {};
