@@ -86,8 +86,7 @@ PUREKV_HOST_INLINE void hide_scores(float* scores, std::int32_t keys, std::int32
 /// One step of the online softmax, each lane on its own: top' = max(top, scores), rescale = exp2(top - top'),
 /// scores = exp2(scores - top'), sum = rescale * sum + their sum. `top` starts at -largest_logit, so that what is
 /// hidden weighs 0 however little a lane has seen. scores : [keys, block_lanes], the others : [block_lanes], of which
-/// the first Vectors registers count. added_sum: where not null, the sum of these
-/// weights alone.
+/// the first Vectors registers count. added_sum: where not null, the sum of these weights alone.
 template <int Vectors = attend_block::vectors>
 void softmax_step(float* scores, std::int32_t keys, float* top, float* sum, float* rescale,
                   float* added_sum = nullptr) {
