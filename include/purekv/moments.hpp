@@ -10,7 +10,7 @@
 namespace purekv::inline v0_1 {
 
 /// First and second moments of the queries of each head, dense: mean [sequences, heads, dim] and covariance [sequences,
-/// heads, dim, dim]. A null covariance is one of zeros.
+/// heads, dim, dim], symmetric. A null covariance is one of zeros.
 struct query_moments {
   float* mean = nullptr;
   float* covariance = nullptr;

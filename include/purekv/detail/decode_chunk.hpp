@@ -161,7 +161,7 @@ template <class T> PUREKV_HOST_INLINE std::int32_t chunk_ahead(std::int32_t dim)
 }
 
 /// logits[i][r] = keys[i] . q[r] for `count` keys; false if one is infinite or NaN. q : [Rows, padded]; logits :
-/// [count, logit_stride(Rows)], written up to a whole register. Rows of keys are fetched before they are used, and at
+/// [count, logit_stride(Rows)], written up to a register beyond. Rows of keys are fetched before they are used, and at
 /// the end chunk_ahead of `next`.
 template <int Rows, class T>
 bool multiply_chunk(float const* q, std::int32_t padded, std::int32_t dim, row_source<T> const& keys,
@@ -179,9 +179,7 @@ bool multiply_chunk(float const* q, std::int32_t padded, std::int32_t dim, row_s
         prefetch_row(keys.rows[smaller(i + j + ahead_rows, count - 1)], dim * std::int64_t{sizeof(T)});
     else
       ahead = i + ahead_rows < count ? keys.at(i + ahead_rows) : next.at(i + ahead_rows - count);
-    vec const s = multiply_rows<Rows>(q, padded, dim, these, ahead, keys.stride);
-    odd = fma(s, vec{}, odd);
-    store(logits + i * logit_stride(Rows), s);
+    odd += multiply_rows<Rows>(q, padded, dim, these, ahead, keys.stride, logits + i * logit_stride(Rows));
   }
   return !any(odd != odd);
 }
@@ -233,17 +231,22 @@ template <int Rows, class T> struct chunk_attention {
         if ((found.seen[i] >> r & 1u) == 0) logits[i * per_key + r] = hidden_logit;
   }
 
+  /// Of the first `end` logits, lane by lane. A function of its own: g++ would keep the result in weigh's array.
+  [[gnu::noinline]] vec largest_logits(std::int32_t end) const {
+    vec most = splat(hidden_logit);
+    for (std::int32_t i = 0; i < end; i += lanes) most = max(load(logits + i), most);
+    return most;
+  }
+
   void weigh() const {
-    std::int32_t const end = (found.count + group_keys - 1) / group_keys * lanes;
+    std::int32_t const end = (found.count + group_keys - 1) / group_keys * group_keys * per_key;
     for (std::int32_t i = found.count * per_key; i < end; ++i) logits[i] = hidden_logit;
 
     float lane[lanes];
-    vec most = splat(hidden_logit);
-    for (std::int32_t i = 0; i < end; i += lanes) most = max(load(logits + i), most);
-    store(lane, most);
+    store(lane, largest_logits(end));
     for (std::int32_t r = 0; r < Rows; ++r) {
       top[r] = lane[r];
-      for (std::int32_t j = 1; j < group_keys; ++j)
+      for (std::int32_t j = 1; j < lanes / per_key; ++j)
         top[r] = lane[j * per_key + r] > top[r] ? lane[j * per_key + r] : top[r];
     }
     for (std::int32_t i = 0; i < lanes; ++i) {
@@ -261,7 +264,7 @@ template <int Rows, class T> struct chunk_attention {
     store(lane, total);
     for (std::int32_t r = 0; r < Rows; ++r) {
       sum[r] = lane[r];
-      for (std::int32_t j = 1; j < group_keys; ++j) sum[r] += lane[j * per_key + r];
+      for (std::int32_t j = 1; j < lanes / per_key; ++j) sum[r] += lane[j * per_key + r];
     }
   }
 
@@ -289,16 +292,21 @@ template <int Rows, class T> struct chunk_attention {
   void add_block(std::int32_t first, std::int32_t last, T const* ahead) const {
     // Rows without gaps are fetched in the order of memory, others in that of the passes over their dims.
     bool const gapless = found.values.stride == value_dim;
-    auto const pass = [&]<int Vectors, bool partial>(std::int32_t d) {
-      multiply_weights<Rows, Vectors, partial>(weights, found.values, first, last, d, value_dim - d,
-                                               gapless ? ahead + std::ptrdiff_t{d} * (last - first) : ahead + d,
-                                               gapless ? std::ptrdiff_t{Vectors * lanes} : found.values.stride, out,
-                                               value_padded);
+    auto const pass = [&]<int First, int Part, int Vectors, bool partial>(std::int32_t d) {
+      multiply_weights<First, Part, Vectors, partial>(weights, per_key, found.values, first, last, d, value_dim - d,
+                                                      gapless ? ahead + std::ptrdiff_t{d} * (last - first) : ahead + d,
+                                                      gapless ? std::ptrdiff_t{Vectors * lanes} : found.values.stride,
+                                                      out, value_padded);
     };
-    for_each_group<decode_vectors<Rows>>(value_dim / lanes, [&]<int Vectors>(std::int32_t vector) {
-      pass.template operator()<Vectors, false>(vector * lanes);
-    });
-    if (value_dim % lanes != 0) pass.template operator()<1, true>(value_dim / lanes * lanes);
+    auto const rows = [&]<int First, int Part>() {
+      for_each_group<decode_vectors<Part>>(value_dim / lanes, [&]<int Vectors>(std::int32_t vector) {
+        pass.template operator()<First, Part, Vectors, false>(vector * lanes);
+      });
+      if (value_dim % lanes != 0) pass.template operator()<First, Part, 1, true>(value_dim / lanes * lanes);
+    };
+    constexpr std::int32_t part = value_part<Rows>;
+    rows.template operator()<0, part>();
+    if constexpr (part < Rows) rows.template operator()<part, Rows - part>();
   }
 
   /// The same sums, but a weight of zero takes nothing from its value, even if that is inf or NaN.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <purekv/detail/gemm.hpp>
 #include <purekv/detail/prefetch.hpp>
 #include <purekv/detail/simd.hpp>
 
@@ -12,23 +13,35 @@ namespace detail {
 
 inline constexpr std::int32_t decode_rows = lanes < 8 ? lanes : 8;  // most rows in registers
 
-PUREKV_HOST_INLINE std::int32_t whole_registers(std::int32_t n) { return (n + lanes - 1) / lanes * lanes; }
-
 /// Floats from one key's logits to the next: rows rounded up so that a register holds whole keys.
 PUREKV_HOST_INLINE constexpr std::int32_t logit_stride(std::int32_t rows) {
   return rows <= 1 ? 1 : rows <= 2 ? 2 : rows <= 4 ? 4 : 8;
 }
 
-/// Keys in a register of logits.
-template <int Rows> inline constexpr std::int32_t decode_keys = lanes / logit_stride(Rows);
-
-/// Registers of values that one pass keeps per row, so that Rows times as many accumulators hide the latency of a
-/// multiply-add without spilling.
-#if defined(__AVX512F__) || defined(__ARM_NEON)  // 32 registers, else 16
-template <int Rows> inline constexpr std::int32_t decode_vectors = Rows <= 2 ? 8 : Rows <= 4 ? 4 : 2;
+#if defined(__AVX512F__) || (defined(__ARM_NEON) && defined(__aarch64__))
+inline constexpr std::int32_t registers = 32;
 #else
-template <int Rows> inline constexpr std::int32_t decode_vectors = Rows <= 3 ? 4 : Rows <= 4 ? 3 : 2;
+inline constexpr std::int32_t registers = 16;
 #endif
+
+/// Rows of one key that are accumulated together: beyond, the sums would not stay in registers, and the rows go in two
+/// parts of nearly equal size.
+template <int Rows> inline constexpr std::int32_t key_part = 2 * Rows + 3 <= registers ? Rows : (Rows + 1) / 2;
+template <int Rows> inline constexpr std::int32_t value_part = registers == 16 && Rows > 6 ? (Rows + 1) / 2 : Rows;
+
+/// Keys that are taken together: those of a register of logits, and two at least, so that a register of queries serves
+/// two multiply-adds, and there are enough sums to hide the latency of one.
+template <int Rows>
+inline constexpr std::int32_t decode_keys = 2 * logit_stride(Rows) < lanes ? lanes / logit_stride(Rows) : 2;
+
+/// Registers of values that one pass keeps for each of so many rows.
+template <int Rows>
+inline constexpr std::int32_t decode_vectors = registers == 32 ? (Rows <= 2   ? 8
+                                                                  : Rows <= 4 ? 4
+                                                                              : 2)
+                                                               : (Rows <= 3   ? 4
+                                                                  : Rows <= 4 ? 3
+                                                                              : 2);
 
 /// The rows of keys (or values) of a chunk: `rows` where they lie anywhere, else every `stride` elements from `first`.
 template <class T> struct row_source {
@@ -115,83 +128,130 @@ template <class T> PUREKV_HOST_INLINE vec multiply_row(float const* q, std::int3
   return sum[0] + sum[1];
 }
 
-/// sum over d of keys[j][d] * q[r][d] in lane j * logit_stride + r. q : [Rows, padded], zero from dim on. Fetches rows
-/// `ahead` + j * stride meanwhile, line by line, for later.
+/// logits[j * logit_stride + r] = sum over d of keys[j][d] * q[r][d]. q : [Rows, padded], zero from dim on. Fetches
+/// rows `ahead` + j * stride meanwhile, line by line, for later. Returns the logits times zero.
 template <int Rows, class T>
 PUREKV_HOST_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::int32_t dim,
-                                     T const* const (&keys)[decode_keys<Rows>], T const* ahead, std::ptrdiff_t stride) {
-  constexpr std::int32_t count = decode_keys<Rows>, per_key = logit_stride(Rows);
+                                     T const* const (&keys)[decode_keys<Rows>], T const* ahead, std::ptrdiff_t stride,
+                                     float* logits) {
+  constexpr std::int32_t count = decode_keys<Rows>, per_key = logit_stride(Rows), results = count * per_key / lanes;
   constexpr std::int32_t line = line_bytes / static_cast<std::int32_t>(sizeof(T));
-  vec sum[lanes] = {};
+  vec sum[results][lanes] = {};
   if constexpr (count > keys_side_by_side) {
     // Not unrolled: g++ would move the prefetches of all keys to the front, more lines than memory fetches at once.
     PUREKV_UNROLL(1)
-    for (std::int32_t j = 0; j < count; ++j) sum[j] = multiply_row(q, dim, keys[j], ahead + j * stride);
+    for (std::int32_t j = 0; j < count; ++j) sum[0][j] = multiply_row(q, dim, keys[j], ahead + j * stride);
   } else {
-    // Some registers of dims of all keys; at(p) loads one.
-    auto const add = [&]<int Vectors>(std::int32_t d, auto const& at) __attribute__((always_inline)) {
-      PUREKV_UNROLL(8)
-      for (std::int32_t j = 0; j < count; ++j) prefetch_line(ahead + j * stride + d);
+    // Some registers of dims of all keys with the rows from First on; at(p) loads one.
+    auto const add = [&]<int First, int Vectors>(std::int32_t d, auto const& at) __attribute__((always_inline)) {
+      if constexpr (First == 0) {
+        PUREKV_UNROLL(8)
+        for (std::int32_t j = 0; j < count; ++j) prefetch_line(ahead + j * stride + d);
+      }
       PUREKV_UNROLL(8)
       for (std::int32_t v = 0; v < Vectors * lanes; v += lanes) {
         vec key[count];
         PUREKV_UNROLL(8)
-        for (std::int32_t j = 0; j < count; ++j) key[j] = at(keys[j] + d + v);
+        for (std::int32_t j = 0; j < count; ++j) {
+          key[j] = at(keys[j] + d + v);
+          hold(key[j]);
+        }
         PUREKV_UNROLL(8)
-        for (std::int32_t r = 0; r < Rows; ++r) {
+        for (std::int32_t r = First; r < (First == 0 ? key_part<Rows> : Rows); ++r) {
           vec x = load(q + r * padded + d + v);
           hold(x);
           PUREKV_UNROLL(8)
-          for (std::int32_t j = 0; j < count; ++j) sum[j * per_key + r] = fma(x, key[j], sum[j * per_key + r]);
+          for (std::int32_t j = 0; j < count; ++j) {
+            std::int32_t const i = j * per_key + r;
+            sum[i / lanes][i % lanes] = fma(x, key[j], sum[i / lanes][i % lanes]);
+          }
         }
       }
     };
     auto const whole = [](T const* p) __attribute__((always_inline)) { return widen(p); };
-    std::int32_t d = 0;
-    constexpr std::int32_t vectors = line / lanes;
-    for (; d + vectors * lanes <= dim; d += vectors * lanes) add.template operator()<vectors>(d, whole);
-    if constexpr (vectors > 1)
-      for (; d + lanes <= dim; d += lanes) add.template operator()<1>(d, whole);
-    if (d < dim) add.template operator()<1>(d, [&](T const* p) { return widen(p, dim - d); });
+    auto const part = [&]<int First>() __attribute__((always_inline)) {
+      std::int32_t d = 0;
+      constexpr std::int32_t vectors = line / lanes;
+      for (; d + vectors * lanes <= dim; d += vectors * lanes) add.template operator()<First, vectors>(d, whole);
+      if constexpr (vectors > 1)
+        for (; d + lanes <= dim; d += lanes) add.template operator()<First, 1>(d, whole);
+      if (d < dim) add.template operator()<First, 1>(d, [&](T const* p) { return widen(p, dim - d); });
+    };
+    part.template operator()<0>();
+    if constexpr (key_part<Rows> < Rows) part.template operator()<key_part<Rows>>();
   }
-  return totals(sum);
+  vec odd{};
+  PUREKV_UNROLL(8)
+  for (std::int32_t i = 0; i < results; ++i) {
+    vec const s = totals(sum[i]);
+    odd = fma(s, vec{}, odd);
+    store(logits + i * lanes, s);
+  }
+  return odd;
 }
 
-/// out[r][d] += sum over keys [first, last) of weights[key][r] * values[key][d], for Vectors registers of dims, or the
-/// first `rest` lanes of one. weights : [keys, logit_stride]; out : [Rows, padded]; the dims begin at `column`. Fetches
-/// a row of `ahead` with every key.
-template <int Rows, int Vectors, bool partial, class T>
-PUREKV_HOST_INLINE void multiply_weights(float const* weights, row_source<T> const& values, std::int32_t first,
-                                         std::int32_t last, std::int32_t column, std::int32_t rest, T const* ahead,
-                                         std::ptrdiff_t ahead_stride, float* out, std::int32_t padded) {
+/// out[r][d] += sum over keys [first, last) of weights[key][r] * values[key][d] for Rows rows from First on and Vectors
+/// registers of dims, or the first `rest` lanes of one. weights : [keys, per_key]; out : [rows, padded]; the dims begin
+/// at `column`. The rows from 0 on fetch a row of `ahead` with every key.
+template <int First, int Rows, int Vectors, bool partial, class T>
+PUREKV_HOST_INLINE void multiply_weights(float const* weights, std::int32_t per_key, row_source<T> const& values,
+                                         std::int32_t first, std::int32_t last, std::int32_t column, std::int32_t rest,
+                                         T const* ahead, std::ptrdiff_t ahead_stride, float* out, std::int32_t padded) {
   constexpr std::int32_t line = line_bytes / static_cast<std::int32_t>(sizeof(T));
+  weights += First;
+  out += First * padded + column;
   vec sum[Rows][Vectors];
   PUREKV_UNROLL(8)
   for (std::int32_t r = 0; r < Rows; ++r) {
     PUREKV_UNROLL(8)
-    for (std::int32_t v = 0; v < Vectors; ++v) sum[r][v] = load(out + r * padded + column + v * lanes);
+    for (std::int32_t v = 0; v < Vectors; ++v) sum[r][v] = load(out + r * padded + v * lanes);
   }
   for (std::int32_t i = first; i < last; ++i) {
     T const* const row = values.at(i) + column;
-    vec x[Vectors];
-    PUREKV_UNROLL(8)
-    for (std::int32_t v = 0; v < Vectors; ++v) {
-      x[v] = partial ? widen(row, rest) : widen(row + v * lanes);
-      if (v * lanes % line == 0) prefetch_line(ahead + v * lanes);
-    }
-    ahead += ahead_stride;
-    PUREKV_UNROLL(8)
-    for (std::int32_t r = 0; r < Rows; ++r) {
-      vec p = splat(weights[i * logit_stride(Rows) + r]);
-      hold(p);
+    float const* const weight = weights + i * per_key;
+    if constexpr (First == 0) {
       PUREKV_UNROLL(8)
-      for (std::int32_t v = 0; v < Vectors; ++v) sum[r][v] = fma(p, x[v], sum[r][v]);
+      for (std::int32_t v = 0; v < Vectors * lanes; v += line) prefetch_line(ahead + v);
+      ahead += ahead_stride;
+    }
+    auto const value = [&](std::int32_t v) __attribute__((always_inline)) {
+      return partial ? widen(row, rest) : widen(row + v * lanes);
+    };
+    // The fewer of the two stay in registers.
+    if constexpr (Rows < Vectors) {
+      vec p[Rows];
+      PUREKV_UNROLL(8)
+      for (std::int32_t r = 0; r < Rows; ++r) {
+        p[r] = splat(weight[r]);
+        hold(p[r]);
+      }
+      PUREKV_UNROLL(8)
+      for (std::int32_t v = 0; v < Vectors; ++v) {
+        vec x = value(v);
+        hold(x);
+        PUREKV_UNROLL(8)
+        for (std::int32_t r = 0; r < Rows; ++r) sum[r][v] = fma(p[r], x, sum[r][v]);
+      }
+    } else {
+      vec x[Vectors];
+      PUREKV_UNROLL(8)
+      for (std::int32_t v = 0; v < Vectors; ++v) {
+        x[v] = value(v);
+        hold(x[v]);
+      }
+      PUREKV_UNROLL(8)
+      for (std::int32_t r = 0; r < Rows; ++r) {
+        vec p = splat(weight[r]);
+        hold(p);
+        PUREKV_UNROLL(8)
+        for (std::int32_t v = 0; v < Vectors; ++v) sum[r][v] = fma(p, x[v], sum[r][v]);
+      }
     }
   }
   PUREKV_UNROLL(8)
   for (std::int32_t r = 0; r < Rows; ++r) {
     PUREKV_UNROLL(8)
-    for (std::int32_t v = 0; v < Vectors; ++v) store(out + r * padded + column + v * lanes, sum[r][v]);
+    for (std::int32_t v = 0; v < Vectors; ++v) store(out + r * padded + v * lanes, sum[r][v]);
   }
 }
 

@@ -21,6 +21,8 @@ using attend_block = register_block<4, 6>;  // 24 of 32 registers
 using attend_block = register_block<lanes == 8 ? 2 : 4, lanes == 4 ? 3 : 6>;
 #endif
 
+PUREKV_HOST_INLINE std::int32_t whole_registers(std::int32_t n) { return (n + lanes - 1) / lanes * lanes; }
+
 /// Queries that a micro-kernel works on side by side, one in each lane.
 inline constexpr std::int32_t block_lanes = attend_block::vectors * lanes;
 

@@ -42,9 +42,11 @@ PUREKV_HOST_INLINE ivec load(std::int32_t const* p) {
 PUREKV_HOST_INLINE void store(float* p, vec x) { __builtin_memcpy(p, &x, sizeof x); }
 PUREKV_HOST_INLINE void store(std::int32_t* p, ivec x) { __builtin_memcpy(p, &x, sizeof x); }
 template <class T> PUREKV_HOST_INLINE uvec load_bits16(T const* p) {
+// GCC 12 widens a half at a time.
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
-  // GCC 12 widens a half at a time.
   return uvec(_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<__m256i const*>(p))));
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+  return uvec(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<__m128i const*>(p))));
 #else
   bits16 x;
   __builtin_memcpy(&x, p, sizeof x);

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <purekv/detail/estimator.hpp>
-#include <purekv/detail/few_vectors.hpp>
+#include <purekv/detail/lane_vectors.hpp>
 #include <purekv/detail/pin_best.hpp>
 #include <purekv/detail/top_k.hpp>
 #include <purekv/primitive.hpp>
@@ -111,7 +111,7 @@ template <class E, class B, Element T = float> struct critical {
 
  private:
   /// Tokens that share a pass over the projection. The ranks of a GPU share it anyway, through its caches.
-  template <Team G> static constexpr std::int32_t tile = is_interleaved<G>() ? 1 : 8 * detail::few;
+  template <Team G> static constexpr std::int32_t tile = is_interleaved<G>() ? 1 : detail::lane_vectors;
 
   /// Calls f(kv_head, first, end) for this rank's share of the tiles of all heads.
   PUREKV_CALLS template <Team G, Cache C, class F>
@@ -140,16 +140,10 @@ template <class E, class B, Element T = float> struct critical {
     double sum[Tile] = {};
     for (std::int32_t g = h * in.group(); g < (h + 1) * in.group(); ++g) {
       if constexpr (Tile > 1)
-        if (in.value_dim() <= detail::few_dims) {
-          // So many rows of the projection stay in the first levels of cache for all tokens of the tile.
-          constexpr std::int32_t rows_of_block = 64;
-          for (std::int32_t r = 0; r < projection.hidden; r += rows_of_block)
-            for (std::int32_t i = 0; i < count; i += detail::few)
-              detail::add_projected_norms(
-                  detail::smaller(detail::few, count - i), in.value_dim(),
-                  [&](std::int32_t j) { return in.value(h, token[i + j]); },
-                  detail::smaller(rows_of_block, projection.hidden - r),
-                  [&](std::int32_t j) { return projection.row(g, r + j); }, sum + i);
+        if (in.value_dim() <= detail::lane_dims) {
+          detail::add_projected_norms(
+              count, in.value_dim(), [&](std::int32_t i) { return in.value(h, token[i]); }, projection.hidden,
+              [&](std::int32_t r) { return projection.row(g, r); }, sum);
           continue;
         }
       for (std::int32_t r = 0; r < projection.hidden; ++r)

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <purekv/detail/estimator.hpp>
-#include <purekv/detail/few_vectors.hpp>
+#include <purekv/detail/lane_vectors.hpp>
 #include <purekv/moments.hpp>
 #include <purekv/primitive.hpp>
 
@@ -132,11 +132,11 @@ struct future_attention {
       detail::for_each_score<rows>(
           team, in, [&](std::int32_t row, std::int32_t h, std::int32_t t) { f(row, h, t, form_of(row, h, t)); });
     } else {
-      bool const together = future.covariance != nullptr && in.dim() <= detail::few_dims;
+      bool const together = future.covariance != nullptr && in.dim() <= detail::lane_dims;
       each_chunk(team, in, per_row, [&](std::int32_t row, std::int32_t h, std::int32_t, auto const& each) {
-        std::int32_t token[detail::few] = {}, count = 0;
+        std::int32_t token[detail::block_lanes] = {}, count = 0;
         auto const flush = [&] {
-          float form[detail::few];
+          float form[detail::block_lanes];
           detail::quadratic_forms(
               count, in.dim(), [&](std::int32_t i) { return in.key(h, token[i]); },
               future.covariance_of(in.sequence, row), form);
@@ -146,7 +146,7 @@ struct future_attention {
         each([&](std::int32_t t) {
           if (!together) return f(row, h, t, form_of(row, h, t));
           token[count++] = t;
-          if (count == detail::few) flush();
+          if (count == detail::block_lanes) flush();
         });
         if (count > 0) flush();
       });
