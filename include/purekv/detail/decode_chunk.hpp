@@ -292,11 +292,13 @@ template <int Rows, class T> struct chunk_attention {
   void add_block(std::int32_t first, std::int32_t last, T const* ahead) const {
     // Rows without gaps are fetched in the order of memory, others in that of the passes over their dims.
     bool const gapless = found.values.stride == value_dim;
+    constexpr std::int32_t part = value_part<Rows>, parts = part < Rows ? 2 : 1;
     auto const pass = [&]<int First, int Part, int Vectors, bool partial>(std::int32_t d) {
-      multiply_weights<First, Part, Vectors, partial>(weights, per_key, found.values, first, last, d, value_dim - d,
-                                                      gapless ? ahead + std::ptrdiff_t{d} * (last - first) : ahead + d,
-                                                      gapless ? std::ptrdiff_t{Vectors * lanes} : found.values.stride,
-                                                      out, value_padded);
+      std::int32_t const width = gapless ? last - first : 1;
+      T const* const fetched = ahead + (std::ptrdiff_t{First > 0} * value_dim + d) * width / parts;
+      multiply_weights<First, Part, parts, Vectors, partial>(
+          weights, per_key, found.values, first, last, d, value_dim - d, fetched,
+          gapless ? std::ptrdiff_t{Vectors * lanes / parts} : found.values.stride, out, value_padded);
     };
     auto const rows = [&]<int First, int Part>() {
       for_each_group<decode_vectors<Part>>(value_dim / lanes, [&]<int Vectors>(std::int32_t vector) {
@@ -304,9 +306,8 @@ template <int Rows, class T> struct chunk_attention {
       });
       if (value_dim % lanes != 0) pass.template operator()<First, Part, 1, true>(value_dim / lanes * lanes);
     };
-    constexpr std::int32_t part = value_part<Rows>;
     rows.template operator()<0, part>();
-    if constexpr (part < Rows) rows.template operator()<part, Rows - part>();
+    if constexpr (parts > 1) rows.template operator()<part, Rows - part>();
   }
 
   /// The same sums, but a weight of zero takes nothing from its value, even if that is inf or NaN.

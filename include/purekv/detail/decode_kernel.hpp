@@ -144,10 +144,9 @@ PUREKV_HOST_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::i
   } else {
     // Some registers of dims of all keys with the rows from First on; at(p) loads one.
     auto const add = [&]<int First, int Vectors>(std::int32_t d, auto const& at) __attribute__((always_inline)) {
-      if constexpr (First == 0) {
-        PUREKV_UNROLL(8)
-        for (std::int32_t j = 0; j < count; ++j) prefetch_line(ahead + j * stride + d);
-      }
+      PUREKV_UNROLL(8)
+      for (std::int32_t j = First == 0 ? 0 : 1; j < count; j += key_part<Rows> < Rows ? 2 : 1)
+        prefetch_line(ahead + j * stride + d);
       PUREKV_UNROLL(8)
       for (std::int32_t v = 0; v < Vectors * lanes; v += lanes) {
         vec key[count];
@@ -193,7 +192,7 @@ PUREKV_HOST_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::i
 /// out[r][d] += sum over keys [first, last) of weights[key][r] * values[key][d] for Rows rows from First on and Vectors
 /// registers of dims, or the first `rest` lanes of one. weights : [keys, per_key]; out : [rows, padded]; the dims begin
 /// at `column`. The rows from 0 on fetch a row of `ahead` with every key.
-template <int First, int Rows, int Vectors, bool partial, class T>
+template <int First, int Rows, int Parts, int Vectors, bool partial, class T>
 PUREKV_HOST_INLINE void multiply_weights(float const* weights, std::int32_t per_key, row_source<T> const& values,
                                          std::int32_t first, std::int32_t last, std::int32_t column, std::int32_t rest,
                                          T const* ahead, std::ptrdiff_t ahead_stride, float* out, std::int32_t padded) {
@@ -209,11 +208,9 @@ PUREKV_HOST_INLINE void multiply_weights(float const* weights, std::int32_t per_
   for (std::int32_t i = first; i < last; ++i) {
     T const* const row = values.at(i) + column;
     float const* const weight = weights + i * per_key;
-    if constexpr (First == 0) {
-      PUREKV_UNROLL(8)
-      for (std::int32_t v = 0; v < Vectors * lanes; v += line) prefetch_line(ahead + v);
-      ahead += ahead_stride;
-    }
+    PUREKV_UNROLL(8)
+    for (std::int32_t v = 0; v < Vectors * lanes / Parts; v += line) prefetch_line(ahead + v);
+    ahead += ahead_stride;
     auto const value = [&](std::int32_t v) __attribute__((always_inline)) {
       return partial ? widen(row, rest) : widen(row + v * lanes);
     };
