@@ -3,8 +3,8 @@
 
 #include <purekv/cpu.hpp>
 #include <purekv/detail/check.hpp>
+#include <purekv/detail/gemm.hpp>
 #include <purekv/detail/positions.hpp>
-#include <purekv/detail/simd.hpp>
 #include <purekv/view.hpp>
 
 namespace purekv::inline v0_1 {
@@ -54,32 +54,55 @@ template <class T> status check_moments_of(query_view<T> const& q, std::int32_t 
   return {};
 }
 
-/// Dims are taken `moment_block` at a time, so that the sums stay in the nearest cache.
-inline constexpr std::int32_t moment_block = 4 * lanes;
+/// Dims and queries are taken so many at a time, so that the sums stay in the nearest cache.
+inline constexpr std::int32_t moment_block = 64, moment_queries = 64;
+static_assert(moment_block % block_lanes == 0);
 
-template <Element T> void center(T const* q, float const* mean, std::int32_t count, float* out) {
-  for (std::int32_t i = 0; i < moment_block; ++i) out[i] = 0;
-  for (std::int32_t i = 0; i < count; ++i) out[i] = static_cast<float>(q[i]) - mean[i];
+/// out[d / block_lanes][i][d % block_lanes] = q(first_query + i)[d] - mean[d], 0 from `width` on: dims as the lanes of
+/// queries.
+template <Element T>
+void center(rows_view<T const> const& q, std::int32_t head, std::int32_t first_query, std::int32_t queries,
+            std::int32_t first, std::int32_t width, float const* mean, float* out) {
+  for (std::int32_t i = 0; i < queries; ++i) {
+    T const* const row = q.row(head, first_query + i) + first;
+    for (std::int32_t d = 0; d < moment_block; d += lanes) {
+      vec x{};
+      if (d + lanes <= width)
+        x = widen(row + d) - load(mean + d);
+      else if (d < width)
+        x = widen(row + d, width - d) - widen(mean + d, width - d);
+      store(out + (d / block_lanes * moment_queries + i) * block_lanes + d % block_lanes, x);
+    }
+  }
 }
 
-/// covariance[i, j] = mean of (q_i - mean_i) (q_j - mean_j) for dims i from `first`, j from `second`, and its mirror.
+/// covariance[i, j] = mean of (q_i - mean_i) (q_j - mean_j) for dims i from `first`, j from `second` <= `first`, and
+/// its mirror, by the kernel that adds values to attention's results.
 template <Element T>
 void covariance_block(rows_view<T const> const& q, std::int32_t head, std::int32_t begin, std::int32_t end,
                       std::int32_t first, std::int32_t second, float const* mean, float* covariance) {
   std::int32_t const dim = q.dim;
   std::int32_t const height = smaller(moment_block, dim - first), width = smaller(moment_block, dim - second);
-  float a[moment_block], b[moment_block], sum[moment_block][moment_block] = {};
-  for (std::int32_t t = begin; t < end; ++t) {
-    center(q.row(head, t) + first, mean + first, height, a);
-    center(q.row(head, t) + second, mean + second, width, b);
-    for (std::int32_t i = 0; i < moment_block; ++i)
-      for (std::int32_t j = 0; j < moment_block; ++j) sum[i][j] += a[i] * b[j];
+  float rows[moment_block * moment_queries], columns[moment_block * moment_queries];
+  float sum[moment_block * moment_block] = {};  // [column / block_lanes][row][column % block_lanes]
+  float ones[block_lanes];
+  for (float& x : ones) x = 1;
+  for (std::int32_t t = begin; t < end; t += moment_queries) {
+    std::int32_t const queries = smaller(moment_queries, end - t);
+    center(q, head, t, queries, first, height, mean + first, rows);
+    if (first != second) center(q, head, t, queries, second, width, mean + second, columns);
+    float const* const other = first != second ? columns : rows;
+    for (std::int32_t i = 0; i < height; i += block_lanes)
+      for (std::int32_t j = 0; j < (first != second ? width : i + 1); j += block_lanes)
+        multiply_values<false>(rows + i * moment_queries, block_lanes, queries, other + j * moment_queries,
+                               smaller(block_lanes, height - i), ones, sum + j * moment_block + i * block_lanes);
   }
   float const share = end > begin ? 1.0f / static_cast<float>(end - begin) : 0.0f;
   for (std::int32_t i = 0; i < height; ++i)
-    for (std::int32_t j = 0; j < width; ++j) {
-      covariance[std::ptrdiff_t{first + i} * dim + second + j] = sum[i][j] * share;
-      covariance[std::ptrdiff_t{second + j} * dim + first + i] = sum[i][j] * share;
+    for (std::int32_t j = 0; j < (first != second ? width : i + 1); ++j) {
+      float const x = sum[j / block_lanes * block_lanes * moment_block + i * block_lanes + j % block_lanes] * share;
+      covariance[std::ptrdiff_t{first + i} * dim + second + j] = x;
+      covariance[std::ptrdiff_t{second + j} * dim + first + i] = x;
     }
 }
 

@@ -20,6 +20,20 @@ template <class F> void for_each_block(std::uint32_t const* keys, std::int64_t n
       std::uint32_t{_mm512_mask_cmpeq_epu32_mask(inside, block, bound)});
   }
 #else
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+  // Numbers compare with a sign only.
+  __m256i const sign = _mm256_set1_epi32(INT32_MIN);
+  __m256i const bound = _mm256_set1_epi32(static_cast<std::int32_t>(key ^ 0x80000000u));
+  auto const bits = [](__m256i mask) {
+    return static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(mask)));
+  };
+  for (; i + 16 <= n; i += 16) {
+    __m256i const low = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<__m256i const*>(keys + i)), sign);
+    __m256i const high = _mm256_xor_si256(_mm256_loadu_si256(reinterpret_cast<__m256i const*>(keys + i + 8)), sign);
+    f(i, bits(_mm256_cmpgt_epi32(low, bound)) | bits(_mm256_cmpgt_epi32(high, bound)) << 8,
+      bits(_mm256_cmpeq_epi32(low, bound)) | bits(_mm256_cmpeq_epi32(high, bound)) << 8);
+  }
+#endif
   for (; i < n; i += 16) {
     std::uint32_t above = 0, equal = 0;
     for (std::int64_t j = 0; j < 16 && i + j < n; ++j) {
