@@ -310,7 +310,8 @@ status select(cpu exec, compressor<E, B, P, Scope> const& c, score_view const& s
   if (exec.rank() == 0) out.offset[out.rows] = total;
   exec.sync();
   each_row([&](std::int32_t row, std::int32_t s, std::int32_t h, std::int64_t begin) {
-    detail::put_above(m.keys + begin, cache.length(s, h), m.rows[row].where, out.token + out.offset[row]);
+    detail::put_above(m.keys + begin, cache.length(s, h), m.rows[row].where, out.token + out.offset[row],
+                      m.rows[row].count);
   });
   exec.sync();
   return {};

@@ -190,7 +190,8 @@ status select(cpu exec, compressor<E, B, P> const& c, scored_layer<C> const* mod
   exec.sync();
   each_row([&](std::int64_t row, std::int32_t l, std::int32_t s, std::int32_t h, std::int64_t begin) {
     std::int64_t const at = (std::int64_t{l} * sequences + s) * kv_heads + h;
-    detail::put_above(m.keys + begin, model[l].cache.length(s, h), m.rows[row].where, out.token + out.offset[at]);
+    detail::put_above(m.keys + begin, model[l].cache.length(s, h), m.rows[row].where, out.token + out.offset[at],
+                      m.rows[row].count);
   });
   exec.sync();
   return {};

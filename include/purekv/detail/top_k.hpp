@@ -45,8 +45,25 @@ template <class F> void for_each_block(std::uint32_t const* keys, std::int64_t n
 #endif
 }
 
-/// Writes i + (the bits set in mask) to out; returns how many.
-inline std::int64_t put_bits(std::int32_t i, std::uint32_t mask, std::int32_t* out) {
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+/// The bits set in each byte, ascending, a byte each.
+struct bit_table {
+  std::uint64_t of[256] = {};
+  constexpr bit_table() {
+    for (std::uint32_t mask = 0; mask < 256; ++mask)
+      for (std::uint32_t bit = 0, found = 0; bit < 8; ++bit)
+        if ((mask >> bit & 1u) != 0) of[mask] |= std::uint64_t{bit} << 8 * found++;
+  }
+};
+inline constexpr bit_table bits_set;
+
+PUREKV_HOST_INLINE __m256i lanes_set(std::uint32_t mask) {
+  return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<std::int64_t>(bits_set.of[mask])));
+}
+#endif
+
+/// Writes i + (the bits set in mask) to out, which has room for `room`; returns how many.
+inline std::int64_t put_bits(std::int32_t i, std::uint32_t mask, std::int32_t* out, std::int64_t room) {
   int const count = __builtin_popcount(mask);
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
   __m512i const lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
@@ -55,17 +72,29 @@ inline std::int64_t put_bits(std::int32_t i, std::uint32_t mask, std::int32_t* o
   _mm512_mask_storeu_epi32(out, static_cast<__mmask16>((1u << count) - 1u),
                            _mm512_add_epi32(packed, _mm512_set1_epi32(i)));
 #else
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+  if (room >= 16) {
+    auto const put = [&](std::int32_t* to, std::int32_t first, std::uint32_t byte) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_add_epi32(lanes_set(byte), _mm256_set1_epi32(first)));
+    };
+    put(out, i, mask & 0xffu);
+    put(out + __builtin_popcount(mask & 0xffu), i + 8, mask >> 8);
+    return count;
+  }
+#endif
   for (int j = 0; mask != 0; mask &= mask - 1, ++j) out[j] = i + __builtin_ctz(mask);
 #endif
   return count;
 }
 
-/// The index of each key that is inside the cut, ascending, to out. Returns how many there are.
-inline std::int64_t put_above(std::uint32_t const* keys, std::int64_t n, cut const& where, std::int32_t* out) {
+/// The index of each key that is inside the cut, ascending, to out, which has room for them and no more. Returns how
+/// many there are.
+inline std::int64_t put_above(std::uint32_t const* keys, std::int64_t n, cut const& where, std::int32_t* out,
+                              std::int64_t room) {
   std::int64_t count = 0, ties = where.ties;
   for_each_block(keys, n, where.key, [&](std::int64_t i, std::uint32_t above, std::uint32_t equal) {
     for (; ties > 0 && equal != 0; --ties, equal &= equal - 1) above |= equal & (0u - equal);
-    if (above != 0) count += put_bits(static_cast<std::int32_t>(i), above, out + count);
+    if (above != 0) count += put_bits(static_cast<std::int32_t>(i), above, out + count, room - count);
   });
   return count;
 }
@@ -98,6 +127,18 @@ inline std::int64_t keep_prefix(std::uint32_t const* keys, std::int64_t n, int s
     _mm512_mask_storeu_epi32(out + count, static_cast<__mmask16>((1u << found) - 1u),
                              _mm512_maskz_compress_epi32(match, block));
     count += found;
+  }
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+  __m256i const wanted = _mm256_set1_epi32(static_cast<std::int32_t>(prefix));
+  __m128i const by = _mm_cvtsi32_si128(shift);
+  for (; i + 8 <= n; i += 8) {
+    __m256i const block = _mm256_loadu_si256(reinterpret_cast<__m256i const*>(keys + i));
+    __m256i const match = _mm256_cmpeq_epi32(_mm256_srl_epi32(block, by), wanted);
+    auto const mask = static_cast<std::uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(match)));
+    if (mask == 0) continue;
+    // What lies behind the keys that are kept has been read already, if it is keys.
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + count), _mm256_permutevar8x32_epi32(block, lanes_set(mask)));
+    count += __builtin_popcount(mask);
   }
 #endif
   for (; i < n; ++i) {
