@@ -257,7 +257,7 @@ TEST_CASE("the cut of any keys leaves exactly k of them, the largest, ties from 
 
     auto const where = purekv::detail::find_cut(keys.data(), n, k, scratch.data());
     std::vector<std::int32_t> found(size(n) + 1, -1);
-    CHECK(purekv::detail::put_above(keys.data(), n, where, found.data()) == k);
+    CHECK(purekv::detail::put_above(keys.data(), n, where, found.data(), k) == k);
     CHECK(found[size(k)] == -1);
     found.resize(size(k));
     CHECK(found == expected);
