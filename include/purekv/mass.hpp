@@ -29,10 +29,7 @@ template <Pattern P, class TQ, Cache C>
 void run_mass(cpu exec, P const& pattern, tile_plan const& plan, query_view<TQ> const& q, C const& cache,
               float const* lse, std::ptrdiff_t lse_stride, query_range const& range, score_rows rows, mass_reduction by,
               score_view const& out, mass_memory const& memory) {
-  std::int32_t longest = 0;
-  for (std::int32_t s = 0; s < cache.sequences; ++s)
-    for (std::int32_t h = 0; h < cache.kv_heads; ++h) longest = larger(longest, cache.length(s, h));
-  std::int64_t const blocks = (std::int64_t{longest} + mass_keys - 1) / mass_keys;
+  std::int64_t const blocks = (std::int64_t{longest_head(cache)} + mass_keys - 1) / mass_keys;
   std::int64_t const heads = std::int64_t{cache.sequences} * cache.kv_heads;
   memory.queue.run(exec, blocks * heads, [&](std::int64_t task) {  // early keys are seen by most queries: they go first
     std::int32_t const sequence = static_cast<std::int32_t>(task % heads / cache.kv_heads);

@@ -129,12 +129,7 @@ struct block_mass_totals {
   }
 };
 
-template <Cache C> std::int32_t most_mass_blocks(C const& cache) {
-  std::int32_t longest = 0;
-  for (std::int32_t s = 0; s < cache.sequences; ++s)
-    for (std::int32_t h = 0; h < cache.kv_heads; ++h) longest = larger(longest, cache.length(s, h));
-  return mass_blocks_of(longest);
-}
+template <Cache C> std::int32_t most_mass_blocks(C const& cache) { return mass_blocks_of(longest_head(cache)); }
 
 template <Cache C> status check_block_room(score_view const& out, C const& cache) {
   return most_mass_blocks(cache) <= out.tokens

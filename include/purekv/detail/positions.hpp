@@ -9,6 +9,14 @@ namespace detail {
 PUREKV_HD inline std::int32_t smaller(std::int32_t a, std::int32_t b) { return a < b ? a : b; }
 PUREKV_HD inline std::int32_t larger(std::int32_t a, std::int32_t b) { return a < b ? b : a; }
 
+/// Tokens of the longest head.
+template <Cache C> std::int32_t longest_head(C const& cache) {
+  std::int32_t longest = 0;
+  for (std::int32_t s = 0; s < cache.sequences; ++s)
+    for (std::int32_t h = 0; h < cache.kv_heads; ++h) longest = larger(longest, cache.length(s, h));
+  return longest;
+}
+
 /// How many cached tokens of a head lie before `position`, given that the first `from` do.
 template <Cache C>
 PUREKV_HD std::int32_t tokens_before(C const& cache, std::int32_t sequence, std::int32_t head, std::int32_t position,
