@@ -292,19 +292,20 @@ template <int Rows, class T> struct chunk_attention {
   void add_block(std::int32_t first, std::int32_t last, T const* ahead) const {
     // Rows without gaps are fetched in the order of memory, others in that of the passes over their dims.
     bool const gapless = found.values.stride == value_dim;
-    constexpr std::int32_t part = value_part<Rows>, parts = part < Rows ? 2 : 1;
-    auto const pass = [&]<int First, int Part, int Vectors, bool partial>(std::int32_t d) {
-      std::int32_t const width = gapless ? last - first : 1;
-      T const* const fetched = ahead + (std::ptrdiff_t{First > 0} * value_dim + d) * width / parts;
-      multiply_weights<First, Part, parts, Vectors, partial>(
-          weights, per_key, found.values, first, last, d, value_dim - d, fetched,
-          gapless ? std::ptrdiff_t{Vectors * lanes / parts} : found.values.stride, out, value_padded);
-    };
+    constexpr std::int32_t part = rows_together<Rows>, parts = part < Rows ? 2 : 1;
     auto const rows = [&]<int First, int Part>() {
+      auto const pass = [&]<int Vectors, bool partial>(std::int32_t d) {
+        std::int32_t const width = gapless ? last - first : 1;
+        multiply_weights<Part, parts, Vectors, partial>(
+            weights + First, per_key, found.values, first, last, d, value_dim - d,
+            ahead + (std::ptrdiff_t{First > 0} * value_dim + d) * width / parts,
+            gapless ? std::ptrdiff_t{Vectors * lanes / parts} : found.values.stride, out + First * value_padded,
+            value_padded);
+      };
       for_each_group<decode_vectors<Part>>(value_dim / lanes, [&]<int Vectors>(std::int32_t vector) {
-        pass.template operator()<First, Part, Vectors, false>(vector * lanes);
+        pass.template operator()<Vectors, false>(vector * lanes);
       });
-      if (value_dim % lanes != 0) pass.template operator()<First, Part, 1, true>(value_dim / lanes * lanes);
+      if (value_dim % lanes != 0) pass.template operator()<1, true>(value_dim / lanes * lanes);
     };
     rows.template operator()<0, part>();
     if constexpr (parts > 1) rows.template operator()<part, Rows - part>();

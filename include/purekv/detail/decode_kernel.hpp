@@ -24,10 +24,9 @@ inline constexpr std::int32_t registers = 32;
 inline constexpr std::int32_t registers = 16;
 #endif
 
-/// Rows of one key that are accumulated together: beyond, the sums would not stay in registers, and the rows go in two
-/// parts of nearly equal size.
-template <int Rows> inline constexpr std::int32_t key_part = 2 * Rows + 3 <= registers ? Rows : (Rows + 1) / 2;
-template <int Rows> inline constexpr std::int32_t value_part = registers == 16 && Rows > 6 ? (Rows + 1) / 2 : Rows;
+/// Rows that meet two keys at once (or two registers of a value): all, or half of them where sums, keys and one
+/// register of queries would be more than there are registers.
+template <int Rows> inline constexpr std::int32_t rows_together = 2 * Rows + 3 <= registers ? Rows : (Rows + 1) / 2;
 
 /// Keys that are taken together: those of a register of logits, and two at least, so that a register of queries serves
 /// two multiply-adds, and there are enough sums to hide the latency of one.
@@ -145,7 +144,7 @@ PUREKV_HOST_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::i
     // Some registers of dims of all keys with the rows from First on; at(p) loads one.
     auto const add = [&]<int First, int Vectors>(std::int32_t d, auto const& at) __attribute__((always_inline)) {
       PUREKV_UNROLL(8)
-      for (std::int32_t j = First == 0 ? 0 : 1; j < count; j += key_part<Rows> < Rows ? 2 : 1)
+      for (std::int32_t j = First == 0 ? 0 : 1; j < count; j += rows_together<Rows> < Rows ? 2 : 1)
         prefetch_line(ahead + j * stride + d);
       PUREKV_UNROLL(8)
       for (std::int32_t v = 0; v < Vectors * lanes; v += lanes) {
@@ -156,7 +155,7 @@ PUREKV_HOST_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::i
           hold(key[j]);
         }
         PUREKV_UNROLL(8)
-        for (std::int32_t r = First; r < (First == 0 ? key_part<Rows> : Rows); ++r) {
+        for (std::int32_t r = First; r < (First == 0 ? rows_together<Rows> : Rows); ++r) {
           vec x = load(q + r * padded + d + v);
           hold(x);
           PUREKV_UNROLL(8)
@@ -177,7 +176,7 @@ PUREKV_HOST_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::i
       if (d < dim) add.template operator()<First, 1>(d, [&](T const* p) { return widen(p, dim - d); });
     };
     part.template operator()<0>();
-    if constexpr (key_part<Rows> < Rows) part.template operator()<key_part<Rows>>();
+    if constexpr (rows_together<Rows> < Rows) part.template operator()<rows_together<Rows>>();
   }
   vec odd{};
   PUREKV_UNROLL(8)
@@ -189,16 +188,15 @@ PUREKV_HOST_INLINE vec multiply_rows(float const* q, std::int32_t padded, std::i
   return odd;
 }
 
-/// out[r][d] += sum over keys [first, last) of weights[key][r] * values[key][d] for Rows rows from First on and Vectors
-/// registers of dims, or the first `rest` lanes of one. weights : [keys, per_key]; out : [rows, padded]; the dims begin
-/// at `column`. The rows from 0 on fetch a row of `ahead` with every key.
-template <int First, int Rows, int Parts, int Vectors, bool partial, class T>
+/// out[r][d] += sum over keys [first, last) of weights[key][r] * values[key][d] for Rows rows and Vectors registers of
+/// dims, or the first `rest` lanes of one. weights : [keys, per_key]; out : [Rows, padded]; the dims begin at `column`.
+/// Fetches as much of a row of `ahead` with every key, or half of it where rows go in two `Parts`.
+template <int Rows, int Parts, int Vectors, bool partial, class T>
 PUREKV_HOST_INLINE void multiply_weights(float const* weights, std::int32_t per_key, row_source<T> const& values,
                                          std::int32_t first, std::int32_t last, std::int32_t column, std::int32_t rest,
                                          T const* ahead, std::ptrdiff_t ahead_stride, float* out, std::int32_t padded) {
   constexpr std::int32_t line = line_bytes / static_cast<std::int32_t>(sizeof(T));
-  weights += First;
-  out += First * padded + column;
+  out += column;
   vec sum[Rows][Vectors];
   PUREKV_UNROLL(8)
   for (std::int32_t r = 0; r < Rows; ++r) {
