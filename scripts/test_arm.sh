@@ -7,8 +7,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 need_packages cmake ninja-build g++-aarch64-linux-gnu qemu-user doctest-dev libeigen3-dev
 
 build=$root/build/arm
-tests=(dispatch float16 convert primitive detail/simd detail/softmax odr decode mass score compact select estimator/key_norm
-  estimator/window_attention estimator/value_weighted)  # attend alone takes as long as these: odr compares it too
+# attend alone takes as long as these: odr compares it too
+tests=(dispatch float16 convert primitive detail/simd detail/softmax detail/lane_vectors odr decode mass moments score compact
+  select estimator/key_norm estimator/window_attention estimator/value_weighted)
 
 heading "Configuring $build"
 cmake -S "$root" --preset dev -B "$build" -DCMAKE_TOOLCHAIN_FILE="$root/cmake/aarch64-linux-gnu.cmake" -DPUREKV_NATIVE=OFF \

@@ -40,9 +40,9 @@ template <Element T> PUREKV_HD float quadratic_form(float const* c, T const* k, 
 /// future : m and C per query head in the space of the cached, rotated keys: `moments` of the layer's queries, then
 /// `average_rotation`. The caller's memory, read by every call; a null covariance counts as 0. sinks are left out
 /// because their share says nothing about the others: pin them. scale 0 stands for 1 / sqrt(dim). l is clamped to
-/// +-FLT_MAX; a NaN in a key makes its score NaN and leaves the others alone. Needs no attention mass. Costs dim^2 per
-/// (query head, token), dim without C. Expected Attention, arXiv 2510.00636, which goes on with group_mean and
-/// value_weighted.
+/// +-FLT_MAX; a NaN in a key makes its score NaN and leaves the others alone. Needs no attention mass. Costs dim^2 / 2
+/// per (query head, token) on a CPU, dim^2 on a GPU, dim without C. Expected Attention, arXiv 2510.00636, which goes on
+/// with group_mean and value_weighted.
 struct future_attention {
   static constexpr score_rows rows = score_rows::heads;
   static constexpr std::int32_t mass_queries = 0;
