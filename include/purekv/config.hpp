@@ -34,8 +34,12 @@
 // sets can be linked into one program. Plain data types stay outside it and can cross between such files.
 //
 // PUREKV_BFLOAT16_DOT, defined by the user, lets attention of bfloat16 queries over bfloat16 caches use AVX512-BF16
-// where the compiler is told that the target has it (docs/numerics.md).
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+// where the compiler is told that the target has it (docs/numerics.md). PUREKV_BFLOAT16_DOT_IN_SOFTWARE, for tests,
+// goes the same way on any target.
+#if defined(PUREKV_BFLOAT16_DOT_IN_SOFTWARE)
+#define PUREKV_HAS_BFLOAT16_DOT
+#define PUREKV_ISA software_bfloat16
+#elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #if defined(PUREKV_BFLOAT16_DOT) && defined(__AVX512BF16__)
 #define PUREKV_HAS_BFLOAT16_DOT
 #define PUREKV_ISA avx512_bfloat16

@@ -22,24 +22,43 @@ inline std::int32_t pairs_of(std::int32_t dim) { return (dim + 1) / 2; }
 
 /// The largest magnitude among bfloat16, by their bits: NaN counts as more than inf.
 class pair_magnitude {
+  using words = std::uint16_t __attribute__((vector_size(lanes * 4)));
+
  public:
-  PUREKV_HOST_INLINE void add(__m512i x) {
-    most_ = _mm512_max_epu16(most_, _mm512_and_si512(x, _mm512_set1_epi16(0x7fff)));
+  PUREKV_HOST_INLINE void add(vec x) {
+    words const bits = words(x) & 0x7fff;
+    most_ = bits > most_ ? bits : most_;
   }
   float largest() const {
-    std::uint16_t all[32], most = 0;
-    __builtin_memcpy(all, &most_, sizeof all);
-    for (std::uint16_t x : all) most = x > most ? x : most;
+    std::uint16_t most = 0;
+    for (std::int32_t i = 0; i < 2 * lanes; ++i) most = most_[i] > most ? most_[i] : most;
     return __builtin_bit_cast(float, std::uint32_t{most} << 16);
   }
 
  private:
-  __m512i most_ = _mm512_setzero_si512();
+  words most_ = {};
 };
 
-/// The first `count` elements of a row, at most 32, as 16 pairs with zeros behind them.
-PUREKV_HOST_INLINE __m512i load_pairs(bfloat16 const* p, std::int32_t count) {
-  return _mm512_maskz_loadu_epi16(count >= 32 ? ~__mmask32{0} : (__mmask32{1} << count) - 1, p);
+/// The first `count` elements of a row, at most 2 * lanes, as pairs with zeros behind them.
+PUREKV_HOST_INLINE vec load_pairs(bfloat16 const* p, std::int32_t count) {
+  vec x{};
+  if (count >= 2 * lanes)
+    __builtin_memcpy(&x, p, sizeof x);
+  else
+    __builtin_memcpy(&x, p, static_cast<std::size_t>(count) * sizeof *p);
+  return x;
+}
+
+/// sum + a1 * b1 + a0 * b0 of the pairs (a0, a1), (b0, b1) in each lane, in this order.
+PUREKV_HOST_INLINE vec add_pairs(vec sum, vec a, vec b) {
+#if !defined(PUREKV_BFLOAT16_DOT_IN_SOFTWARE)
+  return vec(_mm512_dpbf16_ps(__m512(sum), __m512bh(a), __m512bh(b)));
+#else
+  auto const normal = [](vec x) { return blend((ivec(x) & 0x7f800000) == 0, vec{}, x); };
+  auto const first = [&](vec x) { return normal(vec(uvec(x) << 16)); };
+  auto const second = [&](vec x) { return normal(vec(uvec(x) & 0xffff0000u)); };
+  return normal(fma(first(a), first(b), normal(fma(second(a), second(b), normal(sum)))));
+#endif
 }
 
 /// packed[pair][lane] = elements 2 pair and 2 pair + 1 of row(lane), 0 for lanes from `count` on. Returns the largest
@@ -50,9 +69,8 @@ template <class Row> float pack_pairs(Row const& row, std::int32_t count, std::i
     for (std::int32_t d = 0; d < dim; d += 2 * lanes) {
       vec square[lanes] = {};
       for (std::int32_t i = 0; i < lanes && lane + i < count; ++i) {
-        __m512i const x = load_pairs(row(lane + i) + d, dim - d);
-        most.add(x);
-        square[i] = vec(x);
+        square[i] = load_pairs(row(lane + i) + d, dim - d);
+        most.add(square[i]);
       }
       transpose(square);
       for (std::int32_t i = 0; i < smaller(lanes, pairs_of(dim - d)); ++i)
@@ -67,10 +85,12 @@ inline void copy_pairs(bfloat16 const* src, std::ptrdiff_t stride, std::int32_t 
   pair_magnitude seen = most;
   for (std::int32_t i = 0; i < count; ++i, src += stride, dst += pairs_of(dim))
     for (std::int32_t d = 0; d < dim; d += 2 * lanes) {
-      __m512i const x = load_pairs(src + d, dim - d);
+      vec const x = load_pairs(src + d, dim - d);
       seen.add(x);
-      std::int32_t const pairs = pairs_of(dim - d);
-      _mm512_mask_storeu_epi32(dst + d / 2, static_cast<__mmask16>(pairs >= 16 ? 0xffff : (1 << pairs) - 1), x);
+      if (dim - d >= 2 * lanes)
+        store(dst + d / 2, x);
+      else
+        __builtin_memcpy(dst + d / 2, &x, static_cast<std::size_t>(pairs_of(dim - d)) * sizeof *dst);
     }
   most = seen;
 }
@@ -80,23 +100,22 @@ template <int Rows>
 [[gnu::noinline]] void multiply_key_pairs(float const* keys, float const* queries, std::int32_t pairs, float scale,
                                           float* scores) {
   constexpr std::int32_t vectors = attend_block::vectors;
-  __m512 sum[Rows][vectors] = {};
+  vec sum[Rows][vectors] = {};
   for (std::int32_t d = 0; d < pairs; ++d) {
-    __m512bh q[vectors];
+    vec q[vectors];
     PUREKV_UNROLL(8)
-    for (std::int32_t v = 0; v < vectors; ++v) q[v] = __m512bh(load(queries + d * block_lanes + v * lanes));
+    for (std::int32_t v = 0; v < vectors; ++v) q[v] = load(queries + d * block_lanes + v * lanes);
     PUREKV_UNROLL(8)
     for (std::int32_t r = 0; r < Rows; ++r) {
-      __m512bh const k = __m512bh(splat(keys[r * pairs + d]));
+      vec const k = splat(keys[r * pairs + d]);
       PUREKV_UNROLL(8)
-      for (std::int32_t v = 0; v < vectors; ++v) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], k, q[v]);
+      for (std::int32_t v = 0; v < vectors; ++v) sum[r][v] = add_pairs(sum[r][v], k, q[v]);
     }
   }
   PUREKV_UNROLL(8)
   for (std::int32_t r = 0; r < Rows; ++r) {
     PUREKV_UNROLL(8)
-    for (std::int32_t v = 0; v < vectors; ++v)
-      store(scores + r * block_lanes + v * lanes, splat(scale) * vec(sum[r][v]));
+    for (std::int32_t v = 0; v < vectors; ++v) store(scores + r * block_lanes + v * lanes, splat(scale) * sum[r][v]);
   }
 }
 
