@@ -109,6 +109,14 @@ template <int Rows, bool guarded, int Vectors>
   }
 }
 
+/// Calls f.operator()<size>(first), size <= Rows.
+template <int Rows, class F> PUREKV_HOST_INLINE void dispatch_group(std::int32_t size, std::int32_t first, F const& f) {
+  if (size == Rows)
+    f.template operator()<Rows>(first);
+  else if constexpr (Rows > 1)
+    dispatch_group<Rows - 1>(size, first, f);
+}
+
 /// Calls f.operator()<n>(first) for `count` rows in groups of nearly equal size, none larger than Rows: a small group
 /// at the end would leave registers unused.
 template <int Rows = attend_block::rows, class F>
@@ -119,13 +127,6 @@ PUREKV_HOST_INLINE void for_each_group(std::int32_t count, F const& f) {
     dispatch_group<Rows>(size, first, f);
     first += size;
   }
-}
-
-template <int Rows, class F> PUREKV_HOST_INLINE void dispatch_group(std::int32_t size, std::int32_t first, F const& f) {
-  if (size == Rows)
-    f.template operator()<Rows>(first);
-  else if constexpr (Rows > 1)
-    dispatch_group<Rows - 1>(size, first, f);
 }
 
 /// scores : [keys, block_lanes] = keys : [keys, dim] times queries : [dim, block_lanes], of which the first Vectors
