@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # purekv_dispatch(TARGET SOURCES FILE... [LEVELS LEVEL...])
 #
-# Compiles SOURCES for each of LEVELS (baseline, avx2, avx512, avx512_bfloat16; default: the first three), with all that
-# TARGET is compiled with, links them into TARGET, and defines PUREKV_LEVELS there: choose<Table, PUREKV_LEVELS>(table)
+# Compiles SOURCES for each of LEVELS (baseline, avx2, avx512, avx512_bfloat16, avx512_amx; default: the first three), with
+# all that TARGET is compiled with, links them into TARGET, and defines PUREKV_LEVELS there: choose<Table, PUREKV_LEVELS>
 # of purekv/dispatch.hpp takes the best that the machine runs. Call it where TARGET is made. TARGET itself must be
 # compiled for the oldest machine: no -march=native. Beside x86-64 there is one level, that of TARGET.
 function(purekv_dispatch target)
@@ -20,12 +20,13 @@ function(purekv_dispatch target)
   set(options_avx2 -march=x86-64-v3)
   set(options_avx512 -march=x86-64-v4)
   set(options_avx512_bfloat16 -march=x86-64-v4 -mavx512bf16 -DPUREKV_BFLOAT16_DOT)
+  set(options_avx512_amx -march=x86-64-v4 -mavx512bf16 -mamx-tile -mamx-bf16 -DPUREKV_BFLOAT16_TILES)
   if(NOT arg_LEVELS)
     set(arg_LEVELS baseline avx2 avx512)
   endif()
   foreach(level IN LISTS arg_LEVELS)
     if(NOT DEFINED options_${level})
-      message(FATAL_ERROR "purekv_dispatch: no level ${level}: baseline, avx2, avx512, avx512_bfloat16")
+      message(FATAL_ERROR "purekv_dispatch: no level ${level}: baseline, avx2, avx512, avx512_bfloat16, avx512_amx")
     endif()
     list(APPEND levels ::purekv::isa::${level})
     set(object ${target}_${level})

@@ -21,8 +21,8 @@ TEST_CASE("the version is in the name of the inline namespace") {
 
 TEST_CASE("code lives in the namespace of the instruction set that it is compiled for") {
   constexpr std::string_view isa = TEXT_OF(PUREKV_ISA);
-  constexpr bool known =
-      isa == "avx512" || isa == "avx512_bfloat16" || isa == "avx2" || isa == "neon" || isa == "baseline";
+  constexpr bool known = isa == "avx512" || isa == "avx512_bfloat16" || isa == "avx512_amx" || isa == "avx2" ||
+                         isa == "neon" || isa == "baseline";
   CHECK(known);
   constexpr bool inside = std::is_same_v<purekv::thread_team, purekv::v0_1::PUREKV_ISA::thread_team>;
   CHECK(inside);

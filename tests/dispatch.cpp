@@ -23,7 +23,7 @@ table make(int level) {
 }
 
 bool const v3 = purekv::runs_here(isa::avx2), v4 = purekv::runs_here(isa::avx512);
-bool const pairs = purekv::runs_here(isa::avx512_bfloat16);
+bool const pairs = purekv::runs_here(isa::avx512_bfloat16), tiles = purekv::runs_here(isa::avx512_amx);
 
 }  // namespace
 
@@ -31,18 +31,25 @@ template <> table purekv::compiled<table, isa::baseline>() { return make(0); }
 template <> table purekv::compiled<table, isa::avx2>() { return make(1); }
 template <> table purekv::compiled<table, isa::avx512>() { return make(2); }
 template <> table purekv::compiled<table, isa::avx512_bfloat16>() { return make(3); }
-template <> table purekv::compiled<table, isa::neon>() { return make(4); }
+template <> table purekv::compiled<table, isa::avx512_amx>() { return make(4); }
+template <> table purekv::compiled<table, isa::neon>() { return make(5); }
 
 TEST_CASE("choose: the best that this machine runs, whatever the order of the list") {
-  int const best = purekv::runs_here(isa::neon) ? 4 : pairs ? 3 : v4 ? 2 : v3 ? 1 : 0;
+  int const best = purekv::runs_here(isa::neon) ? 5 : tiles ? 4 : pairs ? 3 : v4 ? 2 : v3 ? 1 : 0;
   for (char const* none : {static_cast<char const*>(nullptr), ""}) {
     table t{-1};
     made = 0;
-    CHECK(purekv::choose<table, isa::baseline, isa::avx2, isa::avx512_bfloat16, isa::avx512, isa::neon>(t, none).ok());
+    CHECK(
+        purekv::choose<table, isa::baseline, isa::avx2, isa::avx512_amx, isa::avx512_bfloat16, isa::avx512, isa::neon>(
+            t, none)
+            .ok());
     CHECK(t.level == best);
     CHECK(made == 1);  // that of another level might already use its instructions
     t.level = -1;
-    CHECK(purekv::choose<table, isa::neon, isa::avx512, isa::avx512_bfloat16, isa::avx2, isa::baseline>(t, none).ok());
+    CHECK(
+        purekv::choose<table, isa::neon, isa::avx512, isa::avx512_bfloat16, isa::avx512_amx, isa::avx2, isa::baseline>(
+            t, none)
+            .ok());
     CHECK(t.level == best);
   }
   table own{-1};
@@ -51,10 +58,10 @@ TEST_CASE("choose: the best that this machine runs, whatever the order of the li
 }
 
 TEST_CASE("choose: a level by its name, or a clear refusal that changes nothing") {
-  for (isa level : {isa::baseline, isa::avx2, isa::avx512, isa::avx512_bfloat16, isa::neon}) {
+  for (isa level : {isa::baseline, isa::avx2, isa::avx512, isa::avx512_bfloat16, isa::avx512_amx, isa::neon}) {
     table t{-1};
     purekv::status const s =
-        purekv::choose<table, isa::baseline, isa::avx2, isa::avx512, isa::avx512_bfloat16, isa::neon>(
+        purekv::choose<table, isa::baseline, isa::avx2, isa::avx512, isa::avx512_bfloat16, isa::avx512_amx, isa::neon>(
             t, purekv::name_of(level));
     CAPTURE(purekv::name_of(level));
     CHECK(s.ok() == purekv::runs_here(level));
@@ -70,7 +77,7 @@ TEST_CASE("choose: a level by its name, or a clear refusal that changes nothing"
   };
   for (char const* name : {"avx", "avx2 ", "avx5122", "AVX2", "x"})
     refused(purekv::choose<table, isa::baseline, isa::avx2>(t, name), purekv::errc::mismatch,
-            "choose: no instruction set has that name: baseline, avx2, avx512, avx512_bfloat16, neon");
+            "choose: no instruction set has that name: baseline, avx2, avx512, avx512_bfloat16, avx512_amx, neon");
   refused(purekv::choose<table, isa::baseline, isa::avx2>(t, "avx512"), purekv::errc::mismatch,
           "choose: the program was not compiled for that instruction set");
   constexpr isa foreign = purekv::this_isa == isa::neon ? isa::avx2 : isa::neon;
@@ -104,6 +111,19 @@ TEST_CASE("every bit counts, those of the operating system too") {
   CHECK_FALSE(f.v4_bfloat16());
   f.leaf71_eax = 1u << 5;
   CHECK(f.v4_bfloat16());
+  CHECK_FALSE(f.tiles());
+  f.leaf7_edx = 1u << 22 | 1u << 24, f.saved = 0x600e7;
+  CHECK(f.tiles());
+  for (std::uint32_t saved : {0xe7u, 0x200e7u, 0x400e7u}) {  // a system that keeps no tiles, or only half of them
+    f.saved = saved;
+    CHECK_FALSE(f.tiles());
+  }
+  f.saved = 0x600e7;
+  for (std::uint32_t lacks : {22u, 24u}) {
+    f.leaf7_edx ^= 1u << lacks;
+    CHECK_FALSE(f.tiles());
+    f.leaf7_edx ^= 1u << lacks;
+  }
   f.saved = 0x07;  // a system that knows no AVX-512
   CHECK(f.v3());
   CHECK_FALSE(f.v4());

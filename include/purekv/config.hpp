@@ -34,13 +34,20 @@
 // sets can be linked into one program. Plain data types stay outside it and can cross between such files.
 //
 // PUREKV_BFLOAT16_DOT, defined by the user, lets attention of bfloat16 queries over bfloat16 caches use AVX512-BF16
-// where the compiler is told that the target has it (docs/numerics.md). PUREKV_BFLOAT16_DOT_IN_SOFTWARE, for tests,
-// goes the same way on any target.
+// where the compiler is told that the target has it, PUREKV_BFLOAT16_TILES the matrix registers of AMX-BF16
+// (docs/numerics.md). PUREKV_BFLOAT16_DOT_IN_SOFTWARE, for tests, goes the same ways on any target.
 #if defined(PUREKV_BFLOAT16_DOT_IN_SOFTWARE)
 #define PUREKV_HAS_BFLOAT16_DOT
 #define PUREKV_ISA software_bfloat16
+#if defined(PUREKV_BFLOAT16_TILES)
+#define PUREKV_HAS_BFLOAT16_TILES
+#endif
 #elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
-#if defined(PUREKV_BFLOAT16_DOT) && defined(__AVX512BF16__)
+#if defined(PUREKV_BFLOAT16_TILES) && (defined(__AMX_BF16__) || defined(__AMXBF16__)) && defined(__AVX512BF16__)
+#define PUREKV_HAS_BFLOAT16_DOT
+#define PUREKV_HAS_BFLOAT16_TILES
+#define PUREKV_ISA avx512_amx
+#elif defined(PUREKV_BFLOAT16_DOT) && defined(__AVX512BF16__)
 #define PUREKV_HAS_BFLOAT16_DOT
 #define PUREKV_ISA avx512_bfloat16
 #else

@@ -6,14 +6,19 @@
 
 #include <cstdint>
 #include <type_traits>
+#if defined(__x86_64__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 // For programs that are built once for many machines; docs/engines.md says how. Not part of purekv.hpp.
 
 namespace purekv::inline v0_1 {
 
 /// What there is code for, under the names of the inline namespaces (config.hpp). Those of x86 contain each other:
-/// baseline is x86-64, avx2 x86-64-v3, avx512 x86-64-v4, avx512_bfloat16 that with PUREKV_BFLOAT16_DOT.
-enum class isa : std::uint8_t { baseline, avx2, avx512, avx512_bfloat16, neon };
+/// baseline is x86-64, avx2 x86-64-v3, avx512 x86-64-v4, avx512_bfloat16 that with PUREKV_BFLOAT16_DOT, avx512_amx that
+/// with PUREKV_BFLOAT16_TILES.
+enum class isa : std::uint8_t { baseline, avx2, avx512, avx512_bfloat16, avx512_amx, neon };
 
 inline namespace PUREKV_ISA {
 /// What this file is compiled for.
@@ -28,7 +33,20 @@ PUREKV_HOST_INLINE constexpr char const* name_of(isa level) {
          : level == isa::avx2            ? "avx2"
          : level == isa::avx512          ? "avx512"
          : level == isa::avx512_bfloat16 ? "avx512_bfloat16"
+         : level == isa::avx512_amx      ? "avx512_amx"
                                          : "neon";
+}
+
+/// Asks the operating system for AMX's matrix registers, for all threads of the process; false if there are none. Linux
+/// gives them only to who has asked. Call it before anything that is compiled with PUREKV_BFLOAT16_TILES; choose() and
+/// runs_here() do.
+PUREKV_HOST_INLINE bool request_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+  constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM, the component's number
+  return detail::x86_features::here().tiles() && syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
 }
 
 /// Whether this machine and its operating system run code that was compiled for `level`. Beside x86 there is one level,
@@ -38,6 +56,7 @@ PUREKV_HOST_INLINE bool runs_here(isa level) {
   if (level == isa::avx2) return detail::x86_features::here().v3();
   if (level == isa::avx512) return detail::x86_features::here().v4();
   if (level == isa::avx512_bfloat16) return detail::x86_features::here().v4_bfloat16();
+  if (level == isa::avx512_amx) return request_tiles();
   return level == isa::baseline;
 #else
   return level == this_isa;
@@ -66,10 +85,11 @@ template <class Table, isa... levels> PUREKV_HOST_INLINE status choose(Table& ta
   };
   bool const any = name == nullptr || *name == '\0';
   bool known = any;
-  for (isa level : {isa::baseline, isa::avx2, isa::avx512, isa::avx512_bfloat16, isa::neon})
+  for (isa level : {isa::baseline, isa::avx2, isa::avx512, isa::avx512_bfloat16, isa::avx512_amx, isa::neon})
     known = known || named(level);
   if (!known)
-    return {errc::mismatch, "choose: no instruction set has that name: baseline, avx2, avx512, avx512_bfloat16, neon"};
+    return {errc::mismatch,
+            "choose: no instruction set has that name: baseline, avx2, avx512, avx512_bfloat16, avx512_amx, neon"};
   entry const* best = nullptr;
   bool compiled_in = any;
   for (entry const& e : entries) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <purekv/detail/bfloat16_tiles.hpp>
 #include <purekv/detail/block_mass.hpp>
 #include <purekv/detail/key_tile.hpp>
 #include <purekv/detail/plan_tiles.hpp>
@@ -74,6 +75,7 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
   soft_cap cap{q};
   float largest_query = 0;
   bool guarded = false;  // an infinite or NaN value has been seen
+  [[no_unique_address]] key_products<in_pairs<TQ, element>> products{pairs_of(dim)};
 
   std::int32_t head(std::int32_t row) const { return kv_head * group + row % group; }
   std::int32_t query(std::int32_t row) const { return tile.first + row / group; }
@@ -242,7 +244,7 @@ template <Pattern P, class TQ, Cache C, class TO> struct attend_tile {
     std::int32_t const count = keys.below(scratch.bound[last]);
     if (count == 0) return;
     if constexpr (in_pairs<TQ, element>)
-      multiply_key_pairs(keys.keys, count, queries(block), dim, logit_scale(q), scratch.scores);
+      multiply_key_pairs(products, keys.keys, count, queries(block), dim, logit_scale(q), scratch.scores);
     else
       multiply_keys<Vectors>(keys.keys, dim, count, queries(block), dim, scratch.scores);
     if (cap) cap.apply(scratch.scores, count * block_lanes);

@@ -18,6 +18,11 @@ template <class TQ, class T> inline constexpr bool in_pairs = false;
 /// 32-bit lanes that a row of bfloat16 pairs fills.
 inline std::int32_t pairs_of(std::int32_t dim) { return (dim + 1) / 2; }
 
+/// What ordinary registers need beside themselves.
+struct no_tiles {
+  explicit no_tiles(std::int32_t) {}
+};
+
 #if defined(PUREKV_HAS_BFLOAT16_DOT)
 
 /// The largest magnitude among bfloat16, by their bits: NaN counts as more than inf.
@@ -120,7 +125,7 @@ template <int Rows>
 }
 
 /// scores : [count, block_lanes] = scale * keys : [count, dim] times queries : [dim, block_lanes], both in pairs.
-inline void multiply_key_pairs(float const* keys, std::int32_t count, float const* queries, std::int32_t dim,
+inline void multiply_key_pairs(no_tiles, float const* keys, std::int32_t count, float const* queries, std::int32_t dim,
                                float scale, float* scores) {
   std::int32_t const pairs = pairs_of(dim);
   for_each_group(count, [&]<int Rows>(std::int32_t first) {

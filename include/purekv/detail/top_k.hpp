@@ -63,7 +63,8 @@ PUREKV_HOST_INLINE __m256i lanes_set(std::uint32_t mask) {
 #endif
 
 /// Writes i + (the bits set in mask) to out, which has room for `room`; returns how many.
-inline std::int64_t put_bits(std::int32_t i, std::uint32_t mask, std::int32_t* out, std::int64_t room) {
+inline std::int64_t put_bits(std::int32_t i, std::uint32_t mask, std::int32_t* out,
+                             [[maybe_unused]] std::int64_t room) {
   int const count = __builtin_popcount(mask);
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
   __m512i const lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);

@@ -13,8 +13,8 @@ namespace detail {
 
 /// What an x86 processor and its operating system say of themselves.
 struct x86_features {
-  std::uint32_t leaf1_ecx = 0, leaf7_ebx = 0, leaf71_eax = 0, extended_ecx = 0;  // cpuid 1, 7, 7.1, 0x80000001
-  std::uint32_t saved = 0;                                                       // XCR0: what the system saves
+  std::uint32_t leaf1_ecx = 0, leaf7_ebx = 0, leaf7_edx = 0, leaf71_eax = 0, extended_ecx = 0;  // cpuid's
+  std::uint32_t saved = 0;  // XCR0: what the system saves
 
   /// All of x86-64-v3, for the compiler uses all of it: SSE3 to SSE4.2, CMPXCHG16B, MOVBE, POPCNT, FMA, AVX, F16C;
   /// BMI1, AVX2, BMI2; LAHF, LZCNT. The system must save the upper halves of the registers.
@@ -29,12 +29,17 @@ struct x86_features {
 
   PUREKV_HOST_INLINE constexpr bool v4_bfloat16() const { return v4() && has(leaf71_eax, {5}); }
 
+  /// And AMX's matrix registers, for bfloat16.
+  PUREKV_HOST_INLINE constexpr bool tiles() const {
+    return v4_bfloat16() && has(leaf7_edx, {22, 24}) && has(saved, {17, 18});
+  }
+
   PUREKV_HOST_INLINE static x86_features here() {
     x86_features f;
 #if defined(__x86_64__) || defined(__i386__)
     std::uint32_t a, b, c, d;
     if (__get_cpuid_count(1, 0, &a, &b, &c, &d) != 0) f.leaf1_ecx = c;
-    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0) f.leaf7_ebx = b;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) != 0) f.leaf7_ebx = b, f.leaf7_edx = d;
     if (__get_cpuid_count(7, 1, &a, &b, &c, &d) != 0) f.leaf71_eax = a;
     if (__get_cpuid_count(0x80000001u, 0, &a, &b, &c, &d) != 0) f.extended_ecx = c;
     if (has(f.leaf1_ecx, {27})) __asm__("xgetbv" : "=a"(f.saved), "=d"(d) : "c"(0));
