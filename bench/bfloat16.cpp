@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What does AVX512-BF16 save attention, and what does it err? Beside the float kernels, which take float queries.
+// Compiled with -DPUREKV_BFLOAT16_TILES it asks the same of AMX-BF16.
+#if !defined(PUREKV_BFLOAT16_TILES)
 #define PUREKV_BFLOAT16_DOT
+#endif
 #include "support/beside.hpp"
 #include "support/layer.hpp"
 #include "support/scratch_memory.hpp"
@@ -14,7 +17,9 @@ namespace {
 using purekv::bfloat16;
 
 void pairs(benchmark::State& state) {
-  if (purekv::this_isa != purekv::isa::avx512_bfloat16) return state.SkipWithError("not compiled for AVX512-BF16");
+  bool const ready = purekv::this_isa == purekv::isa::avx512_amx ? purekv::request_tiles()
+                                                                 : purekv::this_isa == purekv::isa::avx512_bfloat16;
+  if (!ready) return state.SkipWithError("not compiled for AVX512-BF16, or no AMX here");
   constexpr int heads = 8;
   int const dim = static_cast<int>(state.range(0)), tokens = static_cast<int>(state.range(1));
   random_layer<bfloat16> layer(heads, 2, dim, tokens, tokens);

@@ -13,7 +13,7 @@ namespace detail {
 
 /// What an x86 processor and its operating system say of themselves.
 struct x86_features {
-  std::uint32_t leaf1_ecx = 0, leaf7_ebx = 0, leaf7_edx = 0, leaf71_eax = 0, extended_ecx = 0;  // cpuid's
+  std::uint32_t leaf1_ecx = 0, leaf7_ebx = 0, leaf7_edx = 0, leaf71_eax = 0, extended_ecx = 0;
   std::uint32_t saved = 0;  // XCR0: what the system saves
 
   /// All of x86-64-v3, for the compiler uses all of it: SSE3 to SSE4.2, CMPXCHG16B, MOVBE, POPCNT, FMA, AVX, F16C;
