@@ -8,56 +8,69 @@ namespace detail {
 
 #if defined(PUREKV_HAS_BFLOAT16_TILES)
 
-/// The matrix registers (AMX) of the calling thread, while it lives: 8 tiles of 16 rows of 64 bytes. 0 to 3 are for
-/// sums, 4 for keys, 5 for queries, and 6 and 7 for what is left of rows of keys and of queries behind whole tiles of
-/// `pairs`. What the thread had in them is lost. The system must have been asked for them (request_tiles()).
+inline constexpr std::int32_t tile_side = 16;  // rows of a matrix register, and 32-bit lanes of one
+
+/// What LDTILECFG reads: 8 tiles of 16 rows of 64 bytes. 0 to 3 are for sums, 4 for keys, 5 for queries, and 6 and 7
+/// for the `rest` pairs of rows of keys and of queries that fill no tile.
+struct alignas(64) tile_shapes {
+  std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  std::uint16_t row_bytes[16] = {};
+  std::uint8_t rows[16] = {};
+
+  explicit tile_shapes(std::int32_t rest) {
+    for (std::int32_t t = 0; t < (rest != 0 ? 8 : 6); ++t) {
+      row_bytes[t] = static_cast<std::uint16_t>(4 * (t == 6 ? rest : tile_side));
+      rows[t] = static_cast<std::uint8_t>(t == 7 ? rest : tile_side);
+    }
+  }
+};
+static_assert(sizeof(tile_shapes) == 64);
+
+/// The matrix registers (AMX) of the calling thread, while it lives, for rows of so many pairs. What the thread had in
+/// them is lost. The system must have been asked for them (request_tiles()). Strides are in floats.
+#if !defined(PUREKV_BFLOAT16_DOT_IN_SOFTWARE)
 class matrix_tiles {
  public:
-  static constexpr std::int32_t side = 16;  // rows of a tile, and 32-bit lanes of one
-
-  explicit matrix_tiles(std::int32_t pairs) : rest_(pairs % side) {
-    for (std::int32_t t = 0; t < 8; ++t) {
-      bool const none = t >= 6 && rest_ == 0;
-      shape_.row_bytes[t] = static_cast<std::uint16_t>(none ? 0 : t == 6 ? 4 * rest_ : 4 * side);
-      shape_.rows[t] = static_cast<std::uint8_t>(none ? 0 : t == 7 ? rest_ : side);
-    }
-#if !defined(PUREKV_BFLOAT16_DOT_IN_SOFTWARE)
-    asm volatile("ldtilecfg %0" : : "m"(shape_));
+  explicit matrix_tiles(std::int32_t pairs) {
+    tile_shapes const shapes(pairs % tile_side);
+    asm volatile("ldtilecfg %0" : : "m"(shapes));
   }
+  matrix_tiles(matrix_tiles const&) = delete;
   ~matrix_tiles() { asm volatile("tilerelease"); }
 
   template <int tile> void zero() { asm volatile("tilezero %%tmm%c0" : : "i"(tile)); }
-
-  /// Rows of `from`, `stride` floats apart.
   template <int tile> void load(float const* from, std::ptrdiff_t stride) {
     asm volatile("tileloadd (%1,%2,1), %%tmm%c0" : : "i"(tile), "r"(from), "r"(4 * stride) : "memory");
   }
   template <int tile> void store(float* to, std::ptrdiff_t stride) {
     asm volatile("tilestored %%tmm%c0, (%1,%2,1)" : : "i"(tile), "r"(to), "r"(4 * stride) : "memory");
   }
-
-  /// sum[m][n] += over k: sum of keys[m][k].second * queries[k][n].second, and of the firsts, added to each other.
+  /// sum[m][n] += (sum over k of keys[m][k].second * queries[k][n].second) + the same of the firsts.
   template <int sum, int keys, int queries> void multiply() {
     asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(sum), "i"(keys), "i"(queries));
   }
+};
 #else
-  }
+class matrix_tiles {
+ public:
+  explicit matrix_tiles(std::int32_t pairs) : shapes_(pairs % tile_side) {}
+  matrix_tiles(matrix_tiles const&) = delete;
 
   template <int tile> void zero() { __builtin_memset(tile_[tile], 0, sizeof tile_[tile]); }
   template <int tile> void load(float const* from, std::ptrdiff_t stride) {
     zero<tile>();
-    for (std::int32_t r = 0; r < shape_.rows[tile]; ++r)
-      __builtin_memcpy(tile_[tile][r], from + r * stride, shape_.row_bytes[tile]);
+    for (std::int32_t r = 0; r < shapes_.rows[tile]; ++r)
+      __builtin_memcpy(tile_[tile][r], from + r * stride, shapes_.row_bytes[tile]);
   }
   template <int tile> void store(float* to, std::ptrdiff_t stride) {
-    for (std::int32_t r = 0; r < shape_.rows[tile]; ++r)
-      __builtin_memcpy(to + r * stride, tile_[tile][r], shape_.row_bytes[tile]);
+    for (std::int32_t r = 0; r < shapes_.rows[tile]; ++r)
+      __builtin_memcpy(to + r * stride, tile_[tile][r], shapes_.row_bytes[tile]);
   }
   template <int sum, int keys, int queries> void multiply() {
-    for (std::int32_t m = 0; m < side; ++m)
-      for (std::int32_t n = 0; n < side; ++n) {
+    for (std::int32_t m = 0; m < tile_side; ++m)
+      for (std::int32_t n = 0; n < tile_side; ++n) {
         float firsts = 0, seconds = 0;
-        for (std::int32_t k = 0; k < shape_.row_bytes[keys] / 4; ++k) {
+        for (std::int32_t k = 0; k < shapes_.row_bytes[keys] / 4; ++k) {
           pair const a(tile_[keys][m][k]), b(tile_[queries][k][n]);
           firsts = normal(__builtin_fmaf(a.first, b.first, firsts));
           seconds = normal(__builtin_fmaf(a.second, b.second, seconds));
@@ -65,20 +78,8 @@ class matrix_tiles {
         tile_[sum][m][n] = normal(normal(tile_[sum][m][n]) + normal(firsts + seconds));
       }
   }
-#endif
-
-  /// Whether rows have pairs behind whole tiles.
-  bool rest() const { return rest_ != 0; }
 
  private:
-  struct alignas(64) {
-    std::uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    std::uint16_t row_bytes[16] = {};
-    std::uint8_t rows[16] = {};
-  } shape_;
-  std::int32_t rest_;
-
-#if defined(PUREKV_BFLOAT16_DOT_IN_SOFTWARE)
   static float normal(float x) {
     return (__builtin_bit_cast(std::uint32_t, x) & 0x7f800000u) == 0 ? __builtin_copysignf(0, x) : x;
   }
@@ -88,15 +89,17 @@ class matrix_tiles {
         : first(normal(__builtin_bit_cast(float, __builtin_bit_cast(std::uint32_t, both) << 16))),
           second(normal(__builtin_bit_cast(float, __builtin_bit_cast(std::uint32_t, both) & 0xffff0000u))) {}
   };
-  float tile_[8][side][side] = {};
-#endif
+
+  tile_shapes shapes_;
+  float tile_[8][tile_side][tile_side] = {};
 };
+#endif
 
 /// scores : [count, block_lanes] = scale * keys : [count, dim] times queries : [dim, block_lanes], both in pairs. Whole
 /// tiles of keys are read and of scores written, whatever count is.
 inline void multiply_key_pairs(matrix_tiles& tiles, float const* keys, std::int32_t count, float const* queries,
                                std::int32_t dim, float scale, float* scores) {
-  constexpr std::int32_t side = matrix_tiles::side, sums = block_lanes / side;
+  constexpr std::int32_t side = tile_side, sums = block_lanes / side;
   static_assert(sums >= 1 && sums <= 4 && block_lanes % side == 0);
   std::int32_t const pairs = pairs_of(dim), whole = pairs / side * side;
   auto const each_sum = [](auto const& f) {
@@ -115,7 +118,7 @@ inline void multiply_key_pairs(matrix_tiles& tiles, float const* keys, std::int3
         tiles.multiply<i, 4, 5>();
       });
     }
-    if (tiles.rest()) {
+    if (whole < pairs) {
       tiles.load<6>(rows + whole, pairs);
       each_sum([&]<int i>() {
         tiles.load<7>(queries + whole * block_lanes + i * side, block_lanes);
