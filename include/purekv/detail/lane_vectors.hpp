@@ -47,12 +47,11 @@ void add_projected_norms(std::int32_t count, std::int32_t dim, X const& x, std::
   }
 }
 
-/// forms[i] = x(i)^T C x(i). C : [dim, dim], symmetric, so the part on and above its diagonal is what is read. count <=
-/// block_lanes; x(i) : [dim]. No device runs it, but lambdas of policies call it, which nvcc takes for code of both.
-PUREKV_CALLS template <class X>
-PUREKV_HD void quadratic_forms(std::int32_t count, std::int32_t dim, X const& x, float const* c, float* forms) {
-  float packed[block_lanes * lane_dims], products[attend_block::rows * block_lanes], total[block_lanes] = {};
-  pack_rows(x, count, dim, 1, packed);
+/// total[lane] += x^T C x for the vectors in the first `count` lanes. C : [dim, dim], symmetric, so the part on and
+/// above its diagonal is what is read; packed : [dim, block_lanes].
+inline void add_quadratic_forms(std::int32_t count, std::int32_t dim, float const* packed, float const* c,
+                                float* total) {
+  float products[attend_block::rows * block_lanes];
   // Some rows of C at a time meet the columns behind them: x_a (C_aa x_a + 2 sum over b > a of C_ab x_b).
   auto const add = [&]<int Vectors, int Rows>(std::int32_t first) {
     std::int32_t const behind = first + Rows;
@@ -77,6 +76,15 @@ PUREKV_HD void quadratic_forms(std::int32_t count, std::int32_t dim, X const& x,
   dispatch_vectors(count, [&]<int Vectors>() {
     for_each_group(dim, [&]<int Rows>(std::int32_t first) { add.template operator()<Vectors, Rows>(first); });
   });
+}
+
+/// forms[i] = x(i)^T C x(i), C as there. count <= block_lanes; x(i) : [dim]. No device runs it, but lambdas of policies
+/// call it, which nvcc takes for code of both.
+PUREKV_CALLS template <class X>
+PUREKV_HD void quadratic_forms(std::int32_t count, std::int32_t dim, X const& x, float const* c, float* forms) {
+  float packed[block_lanes * lane_dims], total[block_lanes] = {};
+  pack_rows(x, count, dim, 1, packed);
+  add_quadratic_forms(count, dim, packed, c, total);
   for (std::int32_t i = 0; i < count; ++i) forms[i] = total[i];
 }
 
