@@ -289,7 +289,12 @@ TEST_CASE("score on a GPU: attention to come") {
     mean.resize(size(p.sequences * p.heads * dim));
     for (float& x : mean) x = random.normal();
     covariance.assign(mean.size() * size(dim), 0.0f);
-    for (float& x : covariance) x = random.uniform(-0.1f, 0.1f);
+    for (std::size_t row = 0; row < covariance.size() / size(dim * dim); ++row)
+      for (int i = 0; i < dim; ++i)
+        for (int j = 0; j <= i; ++j) {
+          float* const c = covariance.data() + row * size(dim * dim);
+          c[i * dim + j] = c[j * dim + i] = random.uniform(-0.1f, 0.1f);
+        }
     group_mean<future_attention> e;
     bool const flat = random.between(0, 2) == 0;
     e.estimator.future = {mean.data(), flat ? nullptr : covariance.data(), p.sequences, p.heads, dim};
