@@ -9,7 +9,7 @@ namespace detail {
 
 // Vectors x(0) .. x(count - 1) of at most lane_dims elements that meet a matrix side by side on the CPU, one in each
 // lane, by the kernels of attention. What comes of one does not depend on the others. What is laid out for them lies on
-// the stack, 64 KB at most for lane_vectors of them, so callers take wider ones one by one.
+// the stack, 64 KB at most, and 40 KB of rows and products beside it, so callers take wider ones one by one.
 
 inline constexpr std::int32_t lane_dims = 256, lane_vectors = 64;
 static_assert(lane_vectors % block_lanes == 0);

@@ -18,8 +18,8 @@ inline constexpr std::int32_t mass_step = 64 / attend_block::rows * attend_block
 inline constexpr std::int32_t mass_keys = 8 * mass_step;
 
 /// Most rows (query x head of the group) of a task that meet keys as in decoding. All lanes of a block are computed
-/// whether or not they have a row; on AVX2 8 rows of decoding take 0.6 of the time of its 16. Beyond, every pass reads
-/// the keys again (docs/performance.md).
+/// whether or not they have a row; on AVX2 8 rows of decoding took 0.6 of the time of its 16 when they met one key at a
+/// time. Beyond, every pass reads the keys again (docs/performance.md).
 inline constexpr std::int32_t few_mass_rows = block_lanes / 2;
 
 /// Arrays are [.., width] of the task where they say `width`, which is block_lanes at most; those of one key's lanes
